@@ -1,0 +1,9 @@
+//! Decisions. Nothing in here does I/O, reads a clock, draws a random number,
+//! logs or awaits: every function is data in, data out, so that a test can put
+//! any history through it. `tests/layering.rs` keeps it that way.
+
+pub mod capacity;
+pub mod ids;
+pub mod money;
+pub mod pricing;
+pub mod time;

@@ -1,0 +1,143 @@
+//! Requests, consumer to provider: one JSON object each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::ids::{LeaseId, Name, RequestId};
+use crate::core::time::Timestamp;
+
+/// A request with its envelope. Unknown fields are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`DIALECT`](super::DIALECT).
+    pub satlet: u32,
+    /// The consumer's name of this request: the same id gets the same stored
+    /// answer, for ever.
+    pub request_id: RequestId,
+    /// After this the consumer no longer wants it: a request that is read later
+    /// is refused with `request_expired`, money untouched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What is asked.
+    #[serde(flatten)]
+    pub ask: Ask,
+}
+
+/// What is asked; `type` on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Ask {
+    /// What would this cost, and would it be accepted? No side effects.
+    Quote(Quote),
+    /// Start a workload for this money.
+    Spawn(Spawn),
+    /// More time for a lease.
+    Topup(Topup),
+    /// How is my lease?
+    Status(OfLease),
+    /// My leases.
+    List,
+    /// What did my workload print?
+    Logs(Logs),
+    /// End my lease and give back the unserved time.
+    Stop(OfLease),
+}
+
+impl Ask {
+    /// The type's name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Quote(_) => "quote",
+            Self::Spawn(_) => "spawn",
+            Self::Topup(_) => "topup",
+            Self::Status(_) => "status",
+            Self::List => "list",
+            Self::Logs(_) => "logs",
+            Self::Stop(_) => "stop",
+        }
+    }
+}
+
+/// What is wanted: the same in a quote and in the spawn that follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// A tier of the offer; absent: the offer's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Name>,
+    /// A template of the offer, instead of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Name>,
+    /// `host`, or an OCI reference; absent: the template's, else the provider's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// OpenSSH public keys that open the workload (`ssh-ed25519 AAAA… comment`), 1 to 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
+    /// Command line of the main process; empty: the image's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment, at most 64 pairs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<(String, String)>,
+}
+
+/// Asks for a price.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    /// What is wanted. `ssh_keys` may be left out here.
+    #[serde(flatten)]
+    pub wanted: Wanted,
+    /// For how long, in seconds; absent: the tier's minimum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+/// Pays for a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawn {
+    /// What is wanted.
+    #[serde(flatten)]
+    pub wanted: Wanted,
+    /// The money: one Cashu token of one mint.
+    pub token: String,
+    /// A quote whose price is to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote_id: Option<RequestId>,
+}
+
+/// Pays for more time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topup {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// The money: one Cashu token of one mint.
+    pub token: String,
+}
+
+/// Names a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfLease {
+    /// Which lease.
+    pub lease: LeaseId,
+}
+
+/// Asks for output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// At most so many bytes from the end; absent: as many as fit an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<usize>,
+}
+
+impl Request {
+    /// A request of this dialect.
+    pub fn new(request_id: RequestId, ask: Ask) -> Self {
+        Self {
+            satlet: super::DIALECT,
+            request_id,
+            expires_at: None,
+            ask,
+        }
+    }
+}

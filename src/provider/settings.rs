@@ -1,0 +1,151 @@
+//! What the operator decided, validated. `config` makes it from a file, the
+//! demo and the tests make it in code.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::core::capacity::Capacity;
+use crate::core::ids::{Name, PublicKey};
+use crate::core::pricing::Tier;
+use crate::gateway::GatewayLimits;
+
+/// All settings of a provider that are not secrets.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Friendly name in the offer, 1 to 64 printable characters.
+    pub hostname: String,
+    /// Where it stands, for people.
+    pub location: Option<String>,
+    /// Where the ledger, the wallet, the host key and images are kept.
+    pub data_dir: PathBuf,
+    /// Relays for offers, heartbeats and messages; at least one.
+    pub relays: Vec<String>,
+    /// Mints that are accepted; at least one. The first is preferred.
+    pub mints: Vec<MintSetting>,
+    /// What is for sale; at least one, ids unique. The first is the default.
+    pub tiers: Vec<Tier>,
+    /// Named images with a command; ids unique.
+    pub templates: Vec<Template>,
+    /// Which images may be asked for.
+    pub images: ImagePolicy,
+    /// What is sold in all.
+    pub capacity: Capacity,
+    /// The SSH gateway.
+    pub gateway: GatewaySettings,
+    /// Who may ask and how often.
+    pub requests: RequestPolicy,
+    /// When things happen.
+    pub timing: Timing,
+    /// Sell tiers although this host cannot enforce one of their limits.
+    pub sell_unenforced: bool,
+}
+
+/// A mint that is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MintSetting {
+    /// Its URL, `https://…` (or `http://` on loopback).
+    pub url: String,
+    /// Requests to it that may be started in a minute; more wait their turn.
+    pub requests_per_minute: u32,
+}
+
+/// A named image with a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Its name in requests.
+    pub id: Name,
+    /// One line for people.
+    pub description: String,
+    /// Its image: `host`, a reference, or a name in [`ImagePolicy::layouts`].
+    pub image: String,
+    /// Command line of the main process; empty: the image's own.
+    pub command: Vec<String>,
+    /// Environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// Which images may be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagePolicy {
+    /// What is run where the request names none.
+    pub default: String,
+    /// Patterns of allowed images, `*` for any run of characters; `host` is a
+    /// name like others.
+    pub allow: Vec<String>,
+    /// Names of OCI layouts (directories or tarballs) on this machine.
+    pub layouts: BTreeMap<String, PathBuf>,
+    /// Largest image, unpacked, in MiB.
+    pub max_mib: u64,
+}
+
+/// The SSH gateway.
+#[derive(Clone, Debug)]
+pub struct GatewaySettings {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Host name or address that consumers use.
+    pub public_host: String,
+    /// Port that consumers use; `None`: the one it listens on.
+    pub public_port: Option<u16>,
+    /// Its limits.
+    pub limits: GatewayLimits,
+}
+
+/// Who may ask and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestPolicy {
+    /// If not empty, only these keys are served.
+    pub allow: Vec<PublicKey>,
+    /// These keys are never served.
+    pub deny: Vec<PublicKey>,
+    /// Requests that one key may send in a minute.
+    pub per_key_per_minute: u32,
+    /// Requests of all keys in a minute.
+    pub per_minute: u32,
+    /// Leases that one key may have at once.
+    pub leases_per_key: u32,
+}
+
+/// When things happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// Between publications of an unchanged offer.
+    pub offer: Duration,
+    /// How long a quote holds.
+    pub quote: Duration,
+    /// How long before the end of a lease its owner is warned; longest first.
+    pub warnings: Vec<Duration>,
+    /// How long a stopped lease waits for a top-up before it is destroyed.
+    pub grace: Duration,
+    /// Between sweeps over the ledger.
+    pub sweep: Duration,
+    /// How long a workload may take to come up, image pull included.
+    pub provision: Duration,
+    /// How long a mint may take to answer.
+    pub mint: Duration,
+    /// How long a workload has to end by itself when it is stopped.
+    pub stop_grace: Duration,
+    /// How long an answer is sent again before it is given up.
+    pub answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(60),
+            offer: Duration::from_secs(600),
+            quote: Duration::from_secs(300),
+            warnings: vec![Duration::from_secs(600), Duration::from_secs(60)],
+            grace: Duration::from_secs(600),
+            sweep: Duration::from_secs(5),
+            provision: Duration::from_secs(300),
+            mint: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(10),
+            answer: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}

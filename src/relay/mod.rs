@@ -1,0 +1,137 @@
+//! Nostr in and out. One session for each relay, with reconnect and backoff of
+//! its own, so that a relay that is down, slow or lying harms nothing but
+//! itself. Both sides use it: the daemon and the consumer.
+//!
+//! * [`Inbox`](inbox::Inbox): gift wraps to us -> verified, unwrapped, deduped
+//!   by rumor id, stored by the caller's [`InboxStore`], and only then handed on.
+//! * [`Outbox`](outbox::Outbox): messages that the caller's [`OutboxStore`]
+//!   holds are wrapped and sent until a relay confirms them.
+//! * [`Relays::publish`](session::Relays::publish): one event to many relays,
+//!   with each relay's own answer.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::core::ids::{EventId, PublicKey};
+use crate::core::time::Timestamp;
+
+/// A message to us, verified: the seal's signer is the rumor's author.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incoming {
+    /// Id of the rumor (kind 14): the same however often it is wrapped.
+    pub rumor: EventId,
+    /// Who wrote it.
+    pub sender: PublicKey,
+    /// The rumor's own time; the outer stamps are back-dated.
+    pub written_at: Timestamp,
+    /// When it got here.
+    pub received_at: Timestamp,
+    /// The relay that delivered it first.
+    pub relay: String,
+    /// The plaintext, at most [`MAX_PLAINTEXT`] bytes.
+    pub body: String,
+}
+
+/// Longest plaintext that is handed on, in bytes: what NIP-44 can carry.
+pub const MAX_PLAINTEXT: usize = 65_535;
+
+/// Why an event was not handed on; for counting and for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dropped {
+    /// Larger than [`MAX_EVENT`](session::MAX_EVENT).
+    TooLarge,
+    /// Not a gift wrap to us.
+    NotForUs,
+    /// Id or signature of the wrap is wrong.
+    BadSignature,
+    /// It does not decrypt, or what comes out is not a seal with a rumor.
+    Undecryptable,
+    /// The seal's signer is not the rumor's author (NIP-17).
+    ForgedAuthor,
+    /// Not a kind 14 rumor.
+    WrongKind,
+    /// Expired (NIP-40).
+    Expired,
+    /// Had it before.
+    Duplicate,
+}
+
+/// The caller's store failed; the message is not lost: the relay still has it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the store failed: {0}")]
+pub struct StoreError(pub String);
+
+/// Where messages to us are kept. All writes are durable when they return.
+#[async_trait]
+pub trait InboxStore: Send + Sync {
+    /// Stores a message unless its rumor id is known; `true` if it was new.
+    /// Only after this returns is the message handed on, and messages stored
+    /// but not handed on before a crash are the caller's to find at start.
+    async fn store(&self, message: &Incoming) -> Result<bool, StoreError>;
+
+    /// Whether this gift wrap (outer event id) was seen: saves the decryption.
+    /// A store may forget old ones: deduping is by rumor id.
+    async fn seen_wrap(&self, wrap: &EventId) -> bool;
+
+    /// Remembers a gift wrap (outer event id).
+    async fn remember_wrap(&self, wrap: &EventId);
+
+    /// When this relay was last known to be connected and caught up.
+    async fn last_seen(&self, relay: &str) -> Option<Timestamp>;
+
+    /// Notes that this relay was connected and caught up at `at`.
+    async fn set_last_seen(&self, relay: &str, at: Timestamp) -> Result<(), StoreError>;
+}
+
+/// A message that has to reach somebody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// The caller's name for it, unique for ever.
+    pub id: String,
+    /// To whom.
+    pub to: PublicKey,
+    /// The plaintext.
+    pub body: String,
+    /// Relays to use besides the receiver's own (kind 10050): the one that the
+    /// request came from.
+    pub relays: Vec<String>,
+    /// NIP-40 expiration, put on the gift wrap; after it the message is given up.
+    pub expires_at: Timestamp,
+    /// The rumor's time: the same for each attempt, so that all attempts are
+    /// one rumor and the receiver sees one message.
+    pub written_at: Timestamp,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not to be sent before this.
+    pub next_attempt: Timestamp,
+}
+
+/// Where messages wait until a relay has confirmed them.
+#[async_trait]
+pub trait OutboxStore: Send + Sync {
+    /// Messages that are due at `now`, oldest first, at most `limit`.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Outgoing>, StoreError>;
+
+    /// When the next message is due, if any waits.
+    async fn next_due(&self) -> Option<Timestamp>;
+
+    /// A relay has confirmed it: done.
+    async fn confirmed(&self, id: &str, relay: &str, at: Timestamp) -> Result<(), StoreError>;
+
+    /// No relay confirmed it this time.
+    async fn postponed(&self, id: &str, attempts: u32, until: Timestamp) -> Result<(), StoreError>;
+
+    /// It expired unconfirmed.
+    async fn given_up(&self, id: &str, at: Timestamp) -> Result<(), StoreError>;
+}
+
+/// One relay's answer to one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// `OK true`.
+    Accepted,
+    /// `OK false`, with the relay's reason.
+    Refused(String),
+    /// No answer in time, or no connection.
+    NoAnswer(String),
+}

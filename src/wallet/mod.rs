@@ -1,0 +1,243 @@
+//! Cashu ecash. [`Wallet`] is what the rest of satlet sees of it: look at a
+//! token, ask the mint about it, redeem it once, make a token to send.
+//! [`CdkWallet`](cdk_wallet::CdkWallet) is the real one (cdk on cdk-redb, one
+//! actor for each mint and unit), [`FakeWallet`](fake::FakeWallet) the one that
+//! scenario tests use; both pass the suite in `conformance`.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::core::ids::PaymentId;
+use crate::core::money::Msat;
+
+/// A mint's URL, normalised (no trailing slash, lower-case host).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MintUrl(pub String);
+
+/// The unit of a token. Only these two are accepted; others are named.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Satoshi; 1000 msat.
+    Sat,
+    /// Millisatoshi.
+    Msat,
+}
+
+/// What a token says of itself, read without asking anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// SHA-256 over mint, unit and sorted Ys (payments.md section 9).
+    pub payment: PaymentId,
+    /// Where it can be redeemed.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// Y of every proof (NUT-00), hex of the compressed point, sorted.
+    pub ys: Vec<String>,
+}
+
+/// What redeeming a token gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeemed {
+    /// What the wallet has more.
+    pub net: Msat,
+    /// What the mint kept (NUT-02): face - net.
+    pub fee: Msat,
+}
+
+/// A token made to be sent.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentToken {
+    /// The token, `cashuB…`. Money: never logged.
+    pub token: String,
+    /// Its mint.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// What making it cost us beyond `face`.
+    pub fee: Msat,
+    /// Y of every proof, as in [`TokenInfo::ys`].
+    pub ys: Vec<String>,
+}
+
+impl std::fmt::Debug for SentToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SentToken")
+            .field("mint", &self.mint)
+            .field("face", &self.face)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the mint says of a set of proofs (NUT-07).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProofsState {
+    /// All of them can be redeemed.
+    Unspent,
+    /// At least one is in somebody's unfinished operation.
+    Pending,
+    /// At least one is spent.
+    Spent,
+}
+
+/// What a mint charges and offers, as of the last time it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MintFacts {
+    /// Its URL.
+    pub mint: MintUrl,
+    /// Units of its active keysets, of those we know.
+    pub units: Vec<Unit>,
+    /// Input fee of the active `sat` keyset in parts per thousand per proof (NUT-02).
+    pub input_fee_ppk: u64,
+}
+
+/// What went wrong with a token, a mint or the wallet, by what may be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalletError {
+    /// Not a Cashu token, or one that is not accepted as it is (several mints,
+    /// duplicate proofs, more than 64 proofs, a spending condition).
+    #[error("the token cannot be read: {0}")]
+    Malformed(String),
+    /// Not on our list; the mint was not contacted.
+    #[error("the mint {0} is not accepted")]
+    MintNotAccepted(String),
+    /// Neither sat nor msat.
+    #[error("the unit {0} is not accepted")]
+    WrongUnit(String),
+    /// The mint says that it is spent; nothing was taken by this call.
+    #[error("the token is already spent")]
+    Spent,
+    /// Too small to be worth its own fee (NUT-02).
+    #[error("the amount is not more than the mint's fee")]
+    TooSmall,
+    /// Our own balance at this mint is too small.
+    #[error("not enough balance: {have} of {need}")]
+    NoBalance {
+        /// What there is.
+        have: Msat,
+        /// What was asked for.
+        need: Msat,
+    },
+    /// The mint does not answer, and nothing was sent that could have an effect.
+    #[error("the mint does not answer: {0}")]
+    MintDown(String),
+    /// The mint understood and refused; nothing was taken.
+    #[error("the mint refuses: {0}")]
+    Refused(String),
+    /// It may have happened. Ask later; never try again blindly.
+    #[error("the mint's answer was lost: {0}")]
+    OutcomeUnknown(String),
+    /// The wallet's own store failed; nothing was sent.
+    #[error("the wallet's store: {0}")]
+    Store(String),
+}
+
+/// What `recover` found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Unfinished operations that were brought to their end.
+    pub recovered: usize,
+    /// Unfinished operations that were undone.
+    pub compensated: usize,
+    /// Still unfinished (mint down): try again later.
+    pub unfinished: usize,
+}
+
+/// Where a redemption stands whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedemptionState {
+    /// The money is in the wallet.
+    Done(Redeemed),
+    /// The proofs are unspent and no operation of ours holds them.
+    NotDone,
+    /// Somebody else has spent them: the money never was ours.
+    SpentElsewhere,
+    /// Still not known.
+    Unknown,
+}
+
+/// Cashu ecash, as the provider and the consumer use it. One value for each
+/// seed; all methods may be called side by side.
+#[async_trait]
+pub trait Wallet: Send + Sync {
+    /// Reads a token and checks all that can be checked without the network:
+    /// form, mint against the allow-list, unit.
+    ///
+    /// # Errors
+    /// `Malformed`, `MintNotAccepted`, `WrongUnit`.
+    fn inspect(&self, token: &str) -> Result<TokenInfo, WalletError>;
+
+    /// What the mint charges; from a cache of at most 10 minutes.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`.
+    async fn facts(&self, mint: &MintUrl) -> Result<MintFacts, WalletError>;
+
+    /// What `redeem` will give for this token, by the mint's published fees.
+    ///
+    /// # Errors
+    /// As `inspect`; `MintDown`; `TooSmall`.
+    async fn net_of(&self, token: &str) -> Result<Msat, WalletError>;
+
+    /// Asks the mint whether the token's proofs are unspent (NUT-07).
+    ///
+    /// # Errors
+    /// As `inspect`; `MintDown`.
+    async fn check(&self, token: &str) -> Result<ProofsState, WalletError>;
+
+    /// Swaps the token's proofs for our own (NUT-03). The caller calls this
+    /// **at most once** for the same proofs (payments.md defect 1) and writes
+    /// the payment down before.
+    ///
+    /// # Errors
+    /// As `inspect`; `Spent`, `TooSmall`, `Refused`: nothing taken.
+    /// `MintDown`: nothing sent. `OutcomeUnknown`: ask `redemption` later.
+    async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError>;
+
+    /// Finds out what became of a redemption whose answer was lost or whose
+    /// process died, by asking; it never redeems.
+    ///
+    /// # Errors
+    /// `MintDown`, `Store`: not known now.
+    async fn redemption(
+        &self,
+        payment: PaymentId,
+        token: &str,
+    ) -> Result<RedemptionState, WalletError>;
+
+    /// Makes a token worth `face` at `mint` (swap where needed). With
+    /// `include_fee` its face is larger by what redeeming it will cost the receiver.
+    ///
+    /// # Errors
+    /// `NoBalance`, `TooSmall`, `MintDown`, `Refused`: nothing happened.
+    /// `OutcomeUnknown`: the amount may be reserved; `recover` frees it.
+    async fn send(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+        include_fee: bool,
+    ) -> Result<SentToken, WalletError>;
+
+    /// What the wallet holds, spendable, by mint and unit.
+    ///
+    /// # Errors
+    /// `Store`.
+    async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError>;
+
+    /// Brings unfinished operations to an end. Called at start before any
+    /// request is taken, and later while some are unfinished.
+    ///
+    /// # Errors
+    /// `Store`.
+    async fn recover(&self) -> Result<Recovery, WalletError>;
+}
