@@ -136,9 +136,7 @@ pub struct Access {
 /// The workload is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnAnswer {
-    /// Where to get in.
-    pub access: Access,
-    /// The lease as it starts.
+    /// The lease as it starts; `access` says where to get in.
     #[serde(flatten)]
     pub status: LeaseStatus,
     /// What the token was worth.
