@@ -1,0 +1,3 @@
+//! Who may ask, how often, for what.
+
+pub mod rate;
