@@ -5,5 +5,6 @@
 pub mod capacity;
 pub mod ids;
 pub mod money;
+pub mod policy;
 pub mod pricing;
 pub mod time;

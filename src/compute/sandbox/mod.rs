@@ -1,0 +1,3 @@
+//! The embedded backend: workloads in namespaces of their own.
+
+pub mod image;

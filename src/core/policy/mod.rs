@@ -1,0 +1,3 @@
+//! Who may ask, how often, and for what.
+
+pub mod images;
