@@ -121,14 +121,16 @@ pub fn find_lease(reader: &Reader, id: &LeaseId) -> Result<Option<Lease>, Ledger
     }
 }
 
-/// The payments of a lease, the first one first.
+/// The payments of a lease, the first one first. Proofs whose payment was
+/// rejected may have been brought again for another lease since.
 ///
 /// # Errors
 /// A row cannot be read, or the disk.
 pub fn payments_of(tx: &Tx, lease: &Lease) -> Result<Vec<Payment>, LedgerError> {
     let mut payments = Vec::with_capacity(lease.payments.len());
     for id in &lease.payments {
-        payments.extend(tx.get(&PAYMENTS, &id.to_hex())?);
+        let payment = tx.get(&PAYMENTS, &id.to_hex())?;
+        payments.extend(payment.filter(|payment| payment.lease == lease.id));
     }
     Ok(payments)
 }

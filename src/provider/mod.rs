@@ -1,3 +1,19 @@
 //! The daemon: one task a file, one request a file in `handlers/`.
+//!
+//! A message comes from the inbox, stored. [`dispatch`] handles it once; what
+//! takes time is written down and done by the lease's own task ([`actors`],
+//! [`steps`]); [`answers`] go into the outbox in the commit that they announce.
 
+pub mod actors;
+pub mod answers;
+pub mod clock;
+pub mod ctx;
+pub mod dispatch;
+pub mod doors;
+mod handlers;
+pub mod offer;
+mod refuse;
 pub mod settings;
+mod steps;
+pub mod stores;
+mod validate;

@@ -1,3 +1,4 @@
-//! Who may ask, how often, for what.
+//! Who may ask, how often, and for what.
 
+pub mod images;
 pub mod rate;
