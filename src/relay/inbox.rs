@@ -1,12 +1,19 @@
 //! Messages to us.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nostr_sdk::Keys;
-use tokio::sync::mpsc;
+use nostr_sdk::{Event, Keys, Kind};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::session::Relays;
+use super::convert::{id_from, now};
+use super::reader::Reader;
+use super::session::{MAX_EVENT, Relays};
+use super::wrap::{Unwrapped, is_to, unwrap};
 use super::{Dropped, InboxStore, Incoming};
 
 /// Times and bounds of the inbox.
