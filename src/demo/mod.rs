@@ -1,1 +1,4 @@
-//! demo
+//! Both sides of a lease, a relay and a mint in one process: `satlet demo` and
+//! what integration tests run against.
+
+pub mod mint;
