@@ -1,0 +1,3 @@
+//! Whole stories over real parts.
+
+mod wallet;
