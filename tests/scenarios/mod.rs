@@ -1,0 +1,1 @@
+//! Whole stories over an in-process relay and mint.
