@@ -166,6 +166,7 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
         n.duration(secs(0)..=secs(30 * DAY))
     });
     let sweep = object.optional("sweep", default.sweep, |n| n.duration(secs(1)..=secs(300)));
+    let look = object.optional("look", default.look, |n| n.duration(secs(1)..=secs(3600)));
     let provision = object.optional("provision", default.provision, |n| {
         n.duration(secs(5)..=secs(3600))
     });
@@ -186,6 +187,7 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
         warnings,
         grace: grace?,
         sweep: sweep?,
+        look: look?,
         provision: provision?,
         mint: mint?,
         stop_grace: stop_grace?,

@@ -185,6 +185,8 @@ pub struct Timing {
     pub grace: Duration,
     /// Between sweeps over the ledger.
     pub sweep: Duration,
+    /// Between looks at a running workload.
+    pub look: Duration,
     /// How long a workload may take to come up, image pull included.
     pub provision: Duration,
     /// How long a mint may take to answer.
@@ -216,6 +218,7 @@ impl Default for Timing {
             warnings: vec![Duration::from_secs(600), Duration::from_secs(60)],
             grace: Duration::from_secs(600),
             sweep: Duration::from_secs(5),
+            look: Duration::from_secs(30),
             provision: Duration::from_secs(300),
             mint: Duration::from_secs(30),
             stop_grace: Duration::from_secs(10),
