@@ -12,4 +12,9 @@
 #[macro_use]
 mod support;
 
+mod cli;
+mod docs;
+mod layering;
+mod real;
 mod scenarios;
+mod vectors;

@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 
 use super::actors::Actors;
 use super::clock::Clock;
+use super::offer;
 use super::settings::Settings;
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
@@ -116,28 +117,12 @@ impl Ctx {
 
     /// Limits of a tier that this host cannot enforce.
     pub fn not_enforced(&self, tier: &Tier) -> Vec<String> {
-        let holds = self.parts.backend.capabilities().enforces;
-        let gives = tier.resources;
-        [
-            ("cpu", holds.cpu, gives.cpu_millicores),
-            ("memory", holds.memory, gives.memory_mib),
-            ("pids", holds.pids, gives.pids),
-            ("disk", holds.disk, gives.disk_mib),
-        ]
-        .into_iter()
-        .filter(|(_, holds, amount)| !holds && *amount > 0)
-        .map(|(name, ..)| name.to_owned())
-        .collect()
+        offer::not_enforced(tier.resources, self.parts.backend.capabilities().enforces)
     }
 
-    /// Whether a tier is sold on this host.
-    pub fn sells(&self, tier: &Tier) -> bool {
-        self.settings().sell_unenforced || self.not_enforced(tier).is_empty()
-    }
-
-    /// Tiers that are sold, in the operator's order.
+    /// Tiers that are sold on this host, in the operator's order.
     pub fn tiers(&self) -> impl Iterator<Item = &Tier> {
-        self.settings().tiers.iter().filter(|tier| self.sells(tier))
+        offer::sold(self.settings(), self.parts.backend.capabilities().enforces)
     }
 }
 

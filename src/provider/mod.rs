@@ -6,7 +6,9 @@
 
 pub mod actors;
 pub mod answers;
+pub mod backend;
 pub mod clock;
+pub mod control;
 pub mod ctx;
 pub mod dispatch;
 pub mod doors;

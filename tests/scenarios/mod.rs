@@ -1,3 +1,3 @@
-//! Whole stories over real parts.
+//! Whole stories over an in-process relay and mint.
 
 mod wallet;

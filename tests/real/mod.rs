@@ -1,0 +1,1 @@
+//! Tests against real parts: kernels, servers and clients that nobody here wrote.
