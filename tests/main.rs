@@ -1,1 +1,4 @@
-//! t
+//! The one integration binary: what needs binaries, real servers or real processes.
+
+mod real;
+mod support;
