@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ctx::{Ctx, open_leases};
 use super::steps;
@@ -25,6 +27,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Actors {
     bells: Mutex<HashMap<LeaseId, Arc<Notify>>>,
+    stop: CancellationToken,
 }
 
 impl Actors {
@@ -38,7 +41,13 @@ impl Actors {
         let bell = Arc::new(Notify::new());
         bells.insert(lease.clone(), Arc::clone(&bell));
         let (ctx, lease) = (Arc::clone(ctx), lease.clone());
-        tokio::spawn(supervise(ctx, lease, bell));
+        let stop = self.stop.clone();
+        tokio::spawn(stop.run_until_cancelled_owned(supervise(ctx, lease, bell)));
+    }
+
+    /// Breaks all tasks off where they wait; the ledger knows how to go on.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// How many leases have a task.
@@ -63,7 +72,7 @@ async fn supervise(ctx: Arc<Ctx>, lease: LeaseId, bell: Arc<Notify>) {
     let mut wait = RETRY;
     loop {
         let run = tokio::spawn(run(Arc::clone(&ctx), lease.clone(), Arc::clone(&bell)));
-        match run.await {
+        match AbortOnDropHandle::new(run).await {
             Ok(Ok(())) => break,
             Ok(Err(error)) => tracing::error!(%lease, %error, "the lease's task failed"),
             Err(panic) => tracing::error!(%lease, %panic, "the lease's task died"),

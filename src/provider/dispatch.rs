@@ -82,7 +82,7 @@ impl Dispatcher {
 
     /// First what an earlier run left undone, then what comes, until the inbox
     /// closes.
-    pub async fn run(&self, mut inbox: mpsc::Receiver<Incoming>) {
+    pub async fn run(&self, inbox: &mut mpsc::Receiver<Incoming>) {
         match undone(&self.ctx) {
             Ok(left) => {
                 for message in left {
@@ -94,8 +94,6 @@ impl Dispatcher {
         while let Some(message) = inbox.recv().await {
             self.dispatch(message).await;
         }
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// Handles one message in a task of its own; waits only for a place.

@@ -11,7 +11,14 @@ use crate::ledger::{INBOX, InboxRow, LedgerError, OUTBOX, RELAYS, WRAPS, event_k
 use crate::relay::{InboxStore, Incoming, OutboxStore, Outgoing, StoreError};
 
 /// The ledger behind the inbox and the outbox.
-pub struct Stores(pub Arc<Ctx>);
+pub struct Stores(Arc<Ctx>);
+
+impl Stores {
+    /// The stores of `ctx`.
+    pub fn new(ctx: Arc<Ctx>) -> Self {
+        Self(ctx)
+    }
+}
 
 fn failed(error: LedgerError) -> StoreError {
     StoreError(error.to_string())

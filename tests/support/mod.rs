@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub mod local_backend;
 pub mod proxy;
 
 use std::io::Write;
