@@ -26,12 +26,18 @@ fn failed(error: LedgerError) -> StoreError {
 
 #[async_trait]
 impl InboxStore for Stores {
-    async fn store(&self, message: &Incoming) -> Result<bool, StoreError> {
-        let message = message.clone();
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
+        let (message, wrap, now) = (message.clone(), event_key(wrap), self.0.now());
         let write = self.0.ledger().write(move |tx| {
-            let key = event_key(&message.rumor);
-            if tx.get(&INBOX, &key)?.is_some() {
+            // The same wrap by another relay, at the same moment.
+            if tx.get(&WRAPS, &wrap)?.is_some() {
                 return Ok(false);
+            }
+            tx.put(&WRAPS, &wrap, &now)?;
+            let key = event_key(&message.rumor);
+            if let Some(known) = tx.get(&INBOX, &key)? {
+                // Wrapped anew: its author asks for the answer again.
+                return Ok(known.done);
             }
             let row = InboxRow {
                 sender: message.sender,
