@@ -20,6 +20,9 @@ const REFUSAL_TIME: Duration = Duration::from_millis(300);
 /// A peer that vanished without a word is noticed after four of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// How much later than the idle watch the library itself gives up.
+const AFTER_IDLE: Duration = Duration::from_secs(60);
+
 const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,
@@ -78,7 +81,8 @@ pub(super) fn config(host_key: &HostKey, limits: &GatewayLimits) -> Arc<Config> 
             compression: Cow::Borrowed(COMPRESSION),
         },
         max_auth_attempts: limits.auth_attempts,
-        inactivity_timeout: Some(limits.idle_timeout),
+        // The gateway's own idle watch is first, and says goodbye.
+        inactivity_timeout: Some(limits.idle_timeout.saturating_add(AFTER_IDLE)),
         keepalive_interval: Some(KEEPALIVE),
         keepalive_max: 3,
         nodelay: true,

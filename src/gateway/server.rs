@@ -137,9 +137,6 @@ impl Gateway {
     /// seconds those that do not end. Leases and workloads are not touched.
     pub async fn shutdown(&self) {
         self.shared.closing.cancel();
-        for connection in self.shared.all() {
-            connection.end(EndReason::Shutdown);
-        }
         self.shared.tasks.close();
         if tokio::time::timeout(DRAIN, self.shared.tasks.wait())
             .await
@@ -274,7 +271,7 @@ async fn watch(
             return;
         }
         () = login => tracing::debug!(peer = %connection.peer, "login timeout"),
-        () = shared.closing.cancelled(), if connection.lease().is_none() => {}
+        () = shared.closing.cancelled() => connection.end(EndReason::Shutdown),
         () = connection.idle(limits.idle_timeout) => connection.end(EndReason::Idle),
         () = tokio::time::sleep_until(started + limits.total_timeout) => {
             connection.end(EndReason::Total);
