@@ -11,6 +11,8 @@ pub mod conformance;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 pub mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

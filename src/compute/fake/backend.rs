@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::engine::{FakeEngine, FakeHost, Inner, observed};
 use super::faults::{Defect, Op};
+use super::shell;
 use super::workload::{Life, Workload};
 use crate::compute::{
     Backend, BackendError, Capabilities, Dial, Exec, Handle, Health, Image, Inventory, Logs,
@@ -136,6 +137,9 @@ impl FakeBackend {
     fn refuse(&self, inner: &Inner, spec: &WorkloadSpec) -> Result<(), BackendError> {
         if inner.missing_images.contains(&spec.image) {
             return Err(BackendError::Image("there is no such image".to_owned()));
+        }
+        if !spec.command.is_empty() && !shell::is_program(&spec.command) {
+            return Err(permanent("there is no such program".to_owned()));
         }
         let host = self.engine.host();
         unenforced(host, spec.resources)?;

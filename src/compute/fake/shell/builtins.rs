@@ -10,7 +10,7 @@ use super::{End, NOT_FOUND, Shell, Target, base, symbolic};
 pub(super) const NAMES: &[&str] = &[
     "true", "false", ":", "echo", "printf", "cat", "exit", "sleep", "env", "printenv", "export",
     "tty", "stty", "winsize", "test", "[", "mkdir", "rm", "ls", "pwd", "hostname", "whoami", "id",
-    "sh", "bash", "kill", "wc",
+    "sh", "bash", "kill", "wc", "readlink",
 ];
 
 impl Shell {
@@ -35,14 +35,9 @@ impl Shell {
                 let text = printf(args);
                 self.said(out, text.as_bytes()).await
             }
-            "cat" => self.cat(args, out).await,
+            "cat" | "readlink" => self.cat(args, out).await,
             "wc" => self.wc(args, out).await,
-            "sleep" => {
-                let seconds = args.first().and_then(|text| text.parse().ok());
-                let seconds = seconds.and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-                tokio::time::sleep(seconds.unwrap_or_default()).await;
-                Ok(0)
-            }
+            "sleep" => sleep(args.first().map_or("", String::as_str)).await,
             "env" | "printenv" => self.env_of(args, out).await,
             "export" => self.export(args),
             "tty" | "stty" | "winsize" => self.tty(name, args, out).await,
@@ -209,6 +204,17 @@ impl Shell {
         }
         Ok(0)
     }
+}
+
+/// Seconds, or `infinity`.
+async fn sleep(time: &str) -> Result<i32, End> {
+    let seconds = time.parse().ok();
+    match seconds.map(Duration::try_from_secs_f64) {
+        Some(Ok(duration)) => tokio::time::sleep(duration).await,
+        Some(Err(_)) => std::future::pending().await,
+        None => return Ok(1),
+    }
+    Ok(0)
 }
 
 fn number(text: Option<&String>) -> Option<i32> {

@@ -27,9 +27,6 @@ pub(super) const HOST_SECRET: (&str, &str) = ("/root/.host-secret", "the host's 
 /// A process of the machine that no workload may see.
 pub(super) const HOST_PROCESS: &str = "host-daemon";
 
-/// The machine's own name.
-pub(super) const HOST_NAME: &str = "the-host";
-
 /// Exit code of a word that is no program.
 const NOT_FOUND: i32 = 127;
 
@@ -297,5 +294,12 @@ pub(super) fn first_files(key: &WorkloadKey) -> BTreeMap<String, Vec<u8>> {
         ),
     ];
     let owned = files.map(|(path, text)| (path.to_owned(), text.into_bytes()));
-    owned.into_iter().collect()
+    let namespaces = ["pid", "mnt", "net", "ipc", "uts", "user"]
+        .iter()
+        .flat_map(|name| {
+            let text = format!("{name}:[{key}]\n").into_bytes();
+            let path = |process| format!("/proc/{process}/ns/{name}");
+            [(path("self"), text.clone()), (path("1"), text)]
+        });
+    owned.into_iter().chain(namespaces).collect()
 }

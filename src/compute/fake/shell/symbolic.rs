@@ -1,7 +1,7 @@
 //! Words that stand for real programs of the conformance suite and end as a
 //! real host would make them end.
 //!
-//! `count FILE` writes growing numbers; `trap-term FILE CODE` waits for SIGTERM,
+//! `count FILE` writes growing numbers (`-`: prints them); `trap-term FILE CODE` waits for SIGTERM,
 //! writes the file and ends with the code; `ignore-term` never ends;
 //! `fork-bomb`; `fork-many N` prints how many of N processes it could start;
 //! `fill-memory MIB` prints how many bytes it could hold and let go of (0: it
@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use super::{End, HOST_PROCESS, Shell, Target, listener};
+use crate::compute::fake::engine::FakeEngine;
 use crate::compute::fake::faults::Defect;
 use crate::compute::fake::workload::OnTerm;
 use crate::core::capacity::Resources;
@@ -53,7 +54,7 @@ impl Shell {
         let arg = |at: usize| args.get(at).map_or("", String::as_str);
         let amount = |at: usize| arg(at).parse::<u64>().unwrap_or(0);
         match name {
-            "count" => self.count(arg(0)).await,
+            "count" => self.count(arg(0), out).await,
             "trap-term" => {
                 let code = i32::try_from(amount(1)).unwrap_or(1);
                 self.trap_term(arg(0), code).await
@@ -105,11 +106,16 @@ impl Shell {
         Ok(0)
     }
 
-    async fn count(&mut self, file: &str) -> Result<i32, End> {
+    async fn count(&mut self, file: &str, out: &mut Target) -> Result<i32, End> {
         let path = self.path(file);
         for number in 1_u64.. {
-            self.store(&path, format!("{number}\n").into_bytes())
-                .await?;
+            match file {
+                "-" => self.say_line(out, &number.to_string()).await?,
+                _ => {
+                    let text = format!("{number}\n").into_bytes();
+                    self.store(&path, text).await?;
+                }
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(0)
@@ -187,6 +193,12 @@ impl Shell {
             return Ok(2);
         };
         self.with(|workload| workload.ports.insert(port, text.as_bytes().to_vec()));
+        let engine = self.engine.clone();
+        let _listening = Listening {
+            engine,
+            serial: self.serial,
+            port,
+        };
         std::future::pending().await
     }
 
@@ -201,6 +213,21 @@ impl Shell {
             if tty.changed().await.is_err() {
                 return Ok(0);
             }
+        }
+    }
+}
+
+/// A port that is open for as long as the process that listens.
+struct Listening {
+    engine: FakeEngine,
+    serial: u64,
+    port: u16,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(workload) = self.engine.lock().workloads.get_mut(&self.serial) {
+            workload.ports.remove(&self.port);
         }
     }
 }
