@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::ctx::{Ctx, open_leases};
 use super::steps;
@@ -28,6 +28,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 pub struct Actors {
     bells: Mutex<HashMap<LeaseId, Arc<Notify>>>,
     stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Actors {
@@ -42,12 +43,16 @@ impl Actors {
         bells.insert(lease.clone(), Arc::clone(&bell));
         let (ctx, lease) = (Arc::clone(ctx), lease.clone());
         let stop = self.stop.clone();
-        tokio::spawn(stop.run_until_cancelled_owned(supervise(ctx, lease, bell)));
+        self.tasks
+            .spawn(stop.run_until_cancelled_owned(supervise(ctx, lease, bell)));
     }
 
-    /// Breaks all tasks off where they wait; the ledger knows how to go on.
-    pub fn stop(&self) {
+    /// Breaks all tasks off where they wait, and returns when they are gone; the
+    /// ledger knows how to go on.
+    pub async fn stop(&self) {
         self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// How many leases have a task.

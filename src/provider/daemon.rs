@@ -82,6 +82,7 @@ pub struct Provider {
     relays: Relays,
     outbox: Arc<Outbox>,
     inbox: Inbox,
+    dispatcher: Arc<Dispatcher>,
     tasks: Supervisor,
 }
 
@@ -149,6 +150,7 @@ impl Provider {
         let (inbox, messages) =
             Inbox::start(&relays, keys.clone(), stores, InboxOptions::default());
         let provider = Self {
+            dispatcher: Arc::new(Dispatcher::new(Arc::clone(&ctx))),
             ctx,
             gateway: Arc::new(gateway),
             relays,
@@ -183,7 +185,7 @@ impl Provider {
             close_doors(Arc::clone(&shared), gateway.clone())
         });
         let messages = Arc::new(tokio::sync::Mutex::new(messages));
-        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(ctx)));
+        let dispatcher = Arc::clone(&self.dispatcher);
         self.tasks.keep("dispatcher", move || {
             let (messages, dispatcher) = (Arc::clone(&messages), Arc::clone(&dispatcher));
             // One run at a time holds the receiver; the next one takes it over.
@@ -226,9 +228,10 @@ impl Provider {
     pub async fn shutdown(self) {
         self.inbox.shutdown().await;
         self.tasks.stop().await;
+        self.dispatcher.abort().await;
         self.gateway.shutdown().await;
         self.outbox.shutdown().await;
-        self.ctx.actors.stop();
+        self.ctx.actors.stop().await;
         self.relays.shutdown().await;
     }
 }

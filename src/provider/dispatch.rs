@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::answers;
 use super::ctx::Ctx;
@@ -30,6 +31,7 @@ pub struct Dispatcher {
     ctx: Arc<Ctx>,
     places: Arc<Semaphore>,
     busy: Arc<Busy>,
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -76,6 +78,7 @@ impl Dispatcher {
             ctx,
             places: Arc::new(Semaphore::new(PARALLEL)),
             busy: Arc::default(),
+            stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -83,6 +86,14 @@ impl Dispatcher {
     /// First what an earlier run left undone, then what comes, until the inbox
     /// closes.
     pub async fn run(&self, inbox: &mut mpsc::Receiver<Incoming>) {
+        self.resume().await;
+        while let Some(message) = inbox.recv().await {
+            self.dispatch(message).await;
+        }
+    }
+
+    /// Takes up what an earlier run left undone.
+    pub async fn resume(&self) {
         match undone(&self.ctx) {
             Ok(left) => {
                 for message in left {
@@ -91,9 +102,14 @@ impl Dispatcher {
             }
             Err(error) => drop(refuse::internal(&error)),
         }
-        while let Some(message) = inbox.recv().await {
-            self.dispatch(message).await;
-        }
+    }
+
+    /// Breaks off what is being handled, and returns when it is gone; the
+    /// messages are stored, and the next start takes them up.
+    pub async fn abort(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Handles one message in a task of its own; waits only for a place.
@@ -102,12 +118,13 @@ impl Dispatcher {
             return;
         };
         let (ctx, busy) = (Arc::clone(&self.ctx), Arc::clone(&self.busy));
-        self.tasks.spawn(async move {
+        let stop = self.stop.clone();
+        self.tasks.spawn(stop.run_until_cancelled_owned(async move {
             let _place = place;
             let rumor = message.rumor;
             // In a task of its own, so that a panic is an answer and not the end.
             let inner = tokio::spawn(one(Arc::clone(&ctx), busy, message.clone()));
-            match inner.await {
+            match AbortOnDropHandle::new(inner).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => drop(refuse::internal(&error)),
                 Err(panic) => {
@@ -117,7 +134,7 @@ impl Dispatcher {
                     }
                 }
             }
-        });
+        }));
     }
 }
 

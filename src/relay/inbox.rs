@@ -15,6 +15,7 @@ use super::reader::Reader;
 use super::session::{MAX_EVENT, Relays};
 use super::wrap::{Unwrapped, is_to, unwrap};
 use super::{Dropped, InboxStore, Incoming};
+use crate::core::ids::EventId;
 
 /// Times and bounds of the inbox.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 pub mod local_backend;
 pub mod proxy;
+pub mod shop;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
