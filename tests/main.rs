@@ -1,3 +1,10 @@
-//! The one integration binary.
+//! All tests that need a binary, a server, root or the source tree, in one
+//! binary that links once. Units live beside the code.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets something else than it wants ends there"
+)]
 
 mod scenarios;
