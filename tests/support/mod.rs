@@ -87,3 +87,5 @@ fn a_skip_is_written_down_in_one_line() {
         "SKIPPED a: b\nSKIPPED c: d\n"
     );
 }
+pub mod local_backend;
+pub mod local_gateway;
