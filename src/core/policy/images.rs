@@ -22,7 +22,9 @@ pub enum ReferenceError {
     #[error("an image reference is not empty")]
     Empty,
     /// More than any reference can need.
-    #[error("an image reference has at most {MAX_REFERENCE} characters, its name at most {MAX_NAME}")]
+    #[error(
+        "an image reference has at most {MAX_REFERENCE} characters, its name at most {MAX_NAME}"
+    )]
     TooLong,
     /// The registry part is no host name with an optional port.
     #[error("the registry of an image reference is a host name, with a port where needed")]

@@ -10,18 +10,36 @@ fn short_names_mean_what_docker_means() {
         ("debian:12", "docker.io/library/debian:12".to_owned()),
         ("me/app", "docker.io/me/app:latest".to_owned()),
         ("a/b/c:V1.2-x_y", "docker.io/a/b/c:V1.2-x_y".to_owned()),
-        ("docker.io/debian", "docker.io/library/debian:latest".to_owned()),
-        ("index.docker.io/debian", "docker.io/library/debian:latest".to_owned()),
-        ("DOCKER.io/debian", "docker.io/library/debian:latest".to_owned()),
+        (
+            "docker.io/debian",
+            "docker.io/library/debian:latest".to_owned(),
+        ),
+        (
+            "index.docker.io/debian",
+            "docker.io/library/debian:latest".to_owned(),
+        ),
+        (
+            "DOCKER.io/debian",
+            "docker.io/library/debian:latest".to_owned(),
+        ),
         ("ghcr.io/me/app:1", "ghcr.io/me/app:1".to_owned()),
         ("ghcr.io/app", "ghcr.io/app:latest".to_owned()),
         ("localhost/x", "localhost/x:latest".to_owned()),
         ("localhost:5000/x:y", "localhost:5000/x:y".to_owned()),
-        ("test.com:5000", "docker.io/library/test.com:5000".to_owned()),
+        (
+            "test.com:5000",
+            "docker.io/library/test.com:5000".to_owned(),
+        ),
         ("127.0.0.1:5000/x", "127.0.0.1:5000/x:latest".to_owned()),
         ("a--b/c__d.e-f", "docker.io/a--b/c__d.e-f:latest".to_owned()),
-        (&format!("debian@{pinned}"), format!("docker.io/library/debian@{pinned}")),
-        (&format!("q.io:1/a/b:t@{pinned}"), format!("q.io:1/a/b@{pinned}")),
+        (
+            &format!("debian@{pinned}"),
+            format!("docker.io/library/debian@{pinned}"),
+        ),
+        (
+            &format!("q.io:1/a/b:t@{pinned}"),
+            format!("q.io:1/a/b@{pinned}"),
+        ),
     ] {
         assert_eq!(validate_reference(given), Ok(full.clone()), "{given}");
         assert_eq!(validate_reference(&full), Ok(full.clone()), "{full} stays");
@@ -85,7 +103,10 @@ fn a_star_stands_for_any_run() {
     assert!(yes("*", "host"));
     assert!(yes("docker.io/library/*", "docker.io/library/debian:12"));
     assert!(!yes("docker.io/library/*", "docker.io/libraryx/debian:12"));
-    assert!(!yes("docker.io/library/*", "evil.io/docker.io/library/debian:12"));
+    assert!(!yes(
+        "docker.io/library/*",
+        "evil.io/docker.io/library/debian:12"
+    ));
     assert!(yes("*/app:*", "ghcr.io/me/app:1"));
     assert!(yes("ghcr.io/*:stable", "ghcr.io/a/b:stable"));
     assert!(!yes("ghcr.io/*:stable", "ghcr.io/a/b:unstable2"));
