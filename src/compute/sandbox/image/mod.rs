@@ -25,6 +25,8 @@ mod registry;
 mod source;
 mod store;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod tree;
 pub mod unpack;

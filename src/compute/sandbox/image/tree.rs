@@ -275,6 +275,11 @@ pub(super) fn is_dir(at: &Place, name: &[u8]) -> Result<bool, UnpackError> {
     Ok(matches!(child(at, name)?, Child::Dir(_)))
 }
 
+/// Whether `name` is something that can have another name: no directory.
+pub(super) fn is_linkable(at: &Place, name: &[u8]) -> Result<bool, UnpackError> {
+    Ok(matches!(child(at, name)?, Child::Link(_) | Child::Other))
+}
+
 /// Whether two names are one.
 pub(super) fn same(a: &Place, a_name: &[u8], b: &Place, b_name: &[u8]) -> bool {
     a.ino == b.ino && a_name == b_name

@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, fchown, linkat, symlinkat};
 
 use super::budget::{Budget, UnpackError, read_error, shown};
 use super::entries::{self, Item, Kind, bad};
-use super::tree::{Place, Tree, create, failed, is_dir, own, same};
+use super::tree::{Place, Tree, create, failed, is_dir, is_linkable, own, same};
 
 /// Longest path or link target, in bytes (`PATH_MAX` without its NUL).
 const MAX_PATH: usize = 4095;
@@ -222,11 +222,11 @@ impl Layer<'_> {
         };
         let (target, parents) = path.split_last().ok_or_else(no_target)?;
         let from = self.tree.walk(parents, None)?.ok_or_else(no_target)?;
+        if !is_linkable(&from, target)? {
+            return Err(no_target());
+        }
         if same(&from, target, &at, name) {
             return Ok(());
-        }
-        if is_dir(&from, target)? {
-            return Err(no_target());
         }
         self.tree.remove(&at, name)?;
         let (old, new) = (OsStr::from_bytes(target), OsStr::from_bytes(name));
