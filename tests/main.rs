@@ -1,1 +1,4 @@
-//! t
+//! The one integration binary: it links once.
+
+mod real;
+mod support;

@@ -68,7 +68,7 @@ impl RunConfig {
                 .env
                 .unwrap_or_default()
                 .iter()
-                .filter_map(variable)
+                .filter_map(|text| variable(text))
                 .collect(),
             workdir: absolute(&run.working_dir.unwrap_or_default()),
             user: run.user.unwrap_or_default(),
@@ -92,7 +92,7 @@ impl RunConfig {
     }
 }
 
-fn variable(text: &String) -> Option<(String, String)> {
+fn variable(text: &str) -> Option<(String, String)> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }

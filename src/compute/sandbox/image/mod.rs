@@ -205,8 +205,8 @@ impl Inner {
         let work = async {
             match image {
                 Image::Host => Err(BackendError::Permanent("no image".to_owned())),
-                Image::Reference(reference) => self.from_registry(reference).await,
-                Image::Layout(path) => self.from_layout(path).await,
+                Image::Reference(reference) => self.pull(reference).await,
+                Image::Layout(path) => self.read_layout(path).await,
             }
         };
         let limit = self.limits.pull_timeout;
@@ -218,7 +218,7 @@ impl Inner {
         })
     }
 
-    async fn from_registry(&self, reference: &str) -> Outcome {
+    async fn pull(&self, reference: &str) -> Outcome {
         let meaning = self.store.known.get(reference);
         let pinned = reference.contains('@');
         let fresh = meaning
@@ -241,7 +241,7 @@ impl Inner {
         }
     }
 
-    async fn from_layout(&self, path: &Path) -> Outcome {
+    async fn read_layout(&self, path: &Path) -> Outcome {
         let facts = fs::metadata(path).map_err(|error| {
             image_error(format!(
                 "the layout {} cannot be read: {error}",

@@ -208,12 +208,12 @@ async fn a_registry_that_is_down_is_tried_again_later() {
     // What is here is used while the registry is away, and while it is gone.
     bench.registry.answer_only(Some(503));
     assert_eq!(hello(&bench.ensure(":1").await.unwrap()), "hi");
-    let (
-        image,
-        Bench {
-            images, registry, ..
-        },
-    ) = (bench.image(":1"), bench);
+    let image = bench.image(":1");
+    let Bench {
+        dir: _dir,
+        registry,
+        images,
+    } = bench;
     drop(registry);
     assert_eq!(hello(&images.ensure(&image).await.unwrap()), "hi");
 }

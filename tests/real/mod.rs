@@ -1,0 +1,3 @@
+//! Tests that need a real part: root, a program of the host, a server.
+
+mod images;

@@ -1,0 +1,3 @@
+//! What tests of this binary share.
+
+pub(crate) mod oci;
