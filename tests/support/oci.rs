@@ -1,6 +1,12 @@
 //! Tiny OCI images, made on the spot: as a layout directory or a tarball, which
 //! `Image::Layout` takes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test helper may panic"
+)]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

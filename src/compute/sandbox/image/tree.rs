@@ -8,6 +8,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -50,8 +51,10 @@ pub(super) struct Tree {
     root: OwnedFd,
     /// Owners are kept where we may give files away.
     pub(super) keep_owner: bool,
-    /// Names that this layer made: whiteouts are for those below.
-    made: HashSet<(u64, Vec<u8>)>,
+    /// Names that this layer made (whiteouts are for those below), as keyed
+    /// hashes of directory and name: half a million names take little room.
+    made: HashSet<u64>,
+    keys: RandomState,
     /// The directory of the last entry; the next is mostly in the same.
     last: Option<(Vec<u8>, Rc<Place>)>,
 }
@@ -64,6 +67,7 @@ impl Tree {
             root,
             keep_owner: Uid::effective().is_root(),
             made: HashSet::new(),
+            keys: RandomState::new(),
             last: None,
         })
     }
@@ -182,7 +186,8 @@ impl Tree {
 
     /// Remembers that this layer made `name`.
     pub(super) fn note(&mut self, at: &Place, name: &[u8]) {
-        self.made.insert((at.ino, name.to_vec()));
+        let key = self.keys.hash_one((at.ino, name));
+        self.made.insert(key);
     }
 
     /// Forgets what the walk remembers: a name on its way may be gone. (A new
@@ -217,7 +222,7 @@ impl Tree {
     /// Removes what lower layers have at `name`, and keeps what this layer
     /// made there or below it. Absent is success.
     pub(super) fn hide(&mut self, at: &Place, name: &[u8]) -> Result<(), UnpackError> {
-        let ours = self.made.contains(&(at.ino, name.to_vec()));
+        let ours = self.made.contains(&self.keys.hash_one((at.ino, name)));
         let Child::Dir(fd) = child(at, name)? else {
             return if ours { Ok(()) } else { self.remove(at, name) };
         };

@@ -65,7 +65,9 @@ pub(super) fn decompress<'a>(reader: impl Read + 'a) -> Result<Box<dyn Read + 'a
         // Several members one after the other are one stream (RFC 1952, 2.2).
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(reader)));
     }
-    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+    // A frame, or one of those to be skipped that may come first (RFC 8878, 3.1).
+    let skip = matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    if skip || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         let decoder = zstd::stream::read::Decoder::with_buffer(reader);
         return Ok(Box::new(decoder.map_err(read_error)?));
     }

@@ -168,7 +168,8 @@ fn gzip_zstd_and_plain_are_told_by_their_bytes() {
     let (first, second) = plain.split_at(700);
     let members = [gzip(first), gzip(second)].concat();
     let zstd = zstd::stream::encode_all(plain.as_slice(), 1).unwrap();
-    for layer in [plain.clone(), gzip(&plain), members, zstd] {
+    let skip = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], zstd.as_slice()].concat();
+    for layer in [plain.clone(), gzip(&plain), members, zstd, skip] {
         let mut bench = Bench::new();
         bench.try_put(&layer).unwrap();
         assert_eq!(bench.read("f"), "x");
