@@ -2,3 +2,4 @@
 
 mod gateway;
 mod ssh_client;
+mod images;

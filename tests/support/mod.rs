@@ -89,3 +89,4 @@ fn a_skip_is_written_down_in_one_line() {
 }
 pub mod local_backend;
 pub mod local_gateway;
+pub mod oci;
