@@ -6,6 +6,9 @@
 //! could not ask" is an error, never [`Observed::Absent`]**. Only a backend that
 //! looked and found nothing says `Absent`.
 
+pub mod sandbox;
+pub mod sftp_server;
+
 use std::sync::Arc;
 use std::time::Duration;
 

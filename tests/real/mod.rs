@@ -1,0 +1,3 @@
+//! Tests against the real things: kernels, engines, relays, mints.
+
+mod sandbox;
