@@ -84,6 +84,8 @@ impl Program {
     }
 
     fn try_exec(&self) -> io::Result<std::convert::Infallible> {
+        // Nothing of ours goes along, whatever was forgotten on the way here.
+        sys::close_from_on_exec(3)?;
         let argv = c_strings(self.argv.iter().cloned())?;
         let env = c_strings(self.env.iter().map(|(key, value)| format!("{key}={value}")))?;
         let mut last = io::Error::from_raw_os_error(libc::ENOENT);
