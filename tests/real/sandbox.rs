@@ -399,7 +399,7 @@ async fn limits_hold() {
         running_since(&bed.sandbox, &handle).await;
     }
     if held.pids {
-        let bomb = "perl -e 'for (1..500) { $p = fork; if (!defined $p) { print \"refused after $_\\n\"; exit } if (!$p) { sleep 30; exit } }'";
+        let bomb = "perl -e 'for (1..500) { $p = fork; if (!defined $p) { print \"refused after $_\\n\"; exit } if (!$p) { close STDOUT; close STDERR; sleep 30; exit } }'";
         let out = run(&bed.sandbox, &handle, bomb).await;
         assert!(
             out.stdout.contains("refused after"),
@@ -620,8 +620,11 @@ async fn a_create_that_is_dropped_leaves_nothing_after_destroy() {
             .count();
         assert_eq!(slots, 0, "after {delay} ms");
     }
-    let left = mounts_and_groups(bed.dir.path());
-    assert!(left.is_empty(), "{left:?}");
+    // The kernel takes a mount namespace apart after its last process.
+    until("all is let go", async || {
+        mounts_and_groups(bed.dir.path()).is_empty()
+    })
+    .await;
 }
 
 /// Loop devices and control groups of a state directory.
@@ -688,4 +691,218 @@ async fn futures_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> 
     })
     .await;
     done.into_iter().map(Option::unwrap).collect()
+}
+
+/// A host that is "out there": a network namespace two hops away, with an
+/// address that is nobody's LAN, and a server that says hello on every
+/// connection.
+struct Outside {
+    namespace: String,
+    address: String,
+    server: Option<std::process::Child>,
+}
+
+fn ip(args: &str) -> bool {
+    std::process::Command::new("ip")
+        .args(args.split(' '))
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+impl Outside {
+    fn new() -> Self {
+        let tag: u16 = rand::random();
+        let (a, b) = (tag >> 8, tag & 0xff);
+        let namespace = format!("slt{tag:04x}");
+        let address = format!("45.67.{a}.{b}");
+        let (near, far) = (
+            format!("198.19.{a}.{}", (b & 0xfc) + 1),
+            format!("198.19.{a}.{}", (b & 0xfc) + 2),
+        );
+        assert!(ip(&format!("netns add {namespace}")));
+        let mut outside = Self {
+            namespace: namespace.clone(),
+            address: address.clone(),
+            server: None,
+        };
+        for step in [
+            format!("link add {namespace} type veth peer name eth0 netns {namespace}"),
+            format!("addr add {near}/30 dev {namespace}"),
+            format!("link set {namespace} up"),
+            format!("-n {namespace} addr add {far}/30 dev eth0"),
+            format!("-n {namespace} link set eth0 up"),
+            format!("-n {namespace} link set lo up"),
+            format!("-n {namespace} addr add {address}/32 dev lo"),
+            format!("route add {address}/32 via {far}"),
+        ] {
+            assert!(ip(&step), "{step}");
+        }
+        let script = "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 8080, ReuseAddr => 1) or die; \
+                      while (my $c = $s->accept) { print $c 'hello ' . $c->peerhost . \"\\n\"; close $c }";
+        let server = std::process::Command::new("ip")
+            .args(["netns", "exec", &namespace, "perl", "-e", script])
+            .spawn()
+            .unwrap();
+        outside.server = Some(server);
+        outside
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        ip(&format!("link delete {}", self.namespace));
+        ip(&format!("netns delete {}", self.namespace));
+    }
+}
+
+fn fetch(address: &str, port: u16) -> String {
+    format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{address}/{port} && cat <&3'")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_out_leads_nowhere_near() {
+    need_root!("the_way_out_leads_nowhere_near");
+    let outside = Outside::new();
+    let bed = Bed::with(NetworkChoice::Outgoing {
+        resolvers: vec!["1.1.1.1".parse().unwrap()],
+    })
+    .await;
+    if !bed.sandbox.capabilities().outgoing_network {
+        eprintln!(
+            "SKIPPED the_way_out_leads_nowhere_near: {:?}",
+            bed.sandbox.capabilities().notes
+        );
+        return;
+    }
+    let began = Instant::now();
+    let handle = bed.create(&spec()).await;
+    eprintln!("create with network took {:?}", began.elapsed());
+    let neighbour = bed.create(&spec()).await;
+
+    let mut greeting = String::new();
+    until("the way out works", async || {
+        greeting = run(&bed.sandbox, &handle, &fetch(&outside.address, 8080))
+            .await
+            .stdout;
+        greeting.starts_with("hello 198.19.")
+    })
+    .await;
+
+    // Services of the host, on every address it has.
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"the host\n").await;
+        }
+    });
+    let gateway = run(
+        &bed.sandbox,
+        &handle,
+        "ip -4 route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'",
+    )
+    .await
+    .stdout;
+    let mut closed: Vec<String> = [
+        "127.0.0.1",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.0.1",
+        "172.17.0.1",
+        "100.100.100.200",
+        gateway.trim(),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let own = std::process::Command::new("hostname")
+        .arg("-I")
+        .output()
+        .unwrap();
+    closed.extend(
+        String::from_utf8_lossy(&own.stdout)
+            .split_whitespace()
+            .filter(|a| a.contains('.'))
+            .map(str::to_owned),
+    );
+    for address in &closed {
+        let out = run(&bed.sandbox, &handle, &fetch(address, port)).await;
+        assert_eq!(out.stdout, "", "{address} was reached");
+    }
+
+    // A neighbour's server.
+    let serve = "perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 7070) or die; while (my $c = $s->accept) { print $c \"neighbour\\n\" }'";
+    let server = bed
+        .sandbox
+        .exec()
+        .unwrap()
+        .exec(&neighbour, line(serve))
+        .await
+        .unwrap();
+    let dial = bed.sandbox.dial().unwrap();
+    let mut said = String::new();
+    until("the neighbour serves", async || {
+        match dial.dial(&neighbour, "localhost", 7070).await {
+            Ok(mut stream) => {
+                let mut bytes = [0; 10];
+                stream.read_exact(&mut bytes).await.unwrap();
+                said = String::from_utf8_lossy(&bytes).into_owned();
+                true
+            }
+            Err(_) => false,
+        }
+    })
+    .await;
+    assert_eq!(said, "neighbour\n");
+    let address = run(
+        &bed.sandbox,
+        &neighbour,
+        "ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'",
+    )
+    .await
+    .stdout;
+    let out = run(&bed.sandbox, &handle, &fetch(address.trim(), 7070)).await;
+    assert_eq!(out.stdout, "", "the neighbour at {address} was reached");
+    // The neighbour's loopback is not this one's, and a port nobody listens on
+    // is refused.
+    assert!(matches!(
+        dial.dial(&handle, "localhost", 7070).await.err(),
+        Some(BackendError::Permanent(_))
+    ));
+    drop(server);
+
+    let tables = || {
+        let out = std::process::Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let instance: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bed.dir.path().join("instance.json")).unwrap())
+            .unwrap();
+    let table = format!("satlet_{}", instance["id"].as_str().unwrap());
+    assert!(tables().contains(&table));
+    bed.sandbox.destroy(&handle).await.unwrap();
+    assert!(tables().contains(&table));
+    bed.sandbox.destroy(&neighbour).await.unwrap();
+    assert!(!tables().contains(&table));
+}
+
+#[tokio::test]
+async fn loopback_is_all_there_is_without_a_way_out() {
+    need_root!("loopback_is_all_there_is_without_a_way_out");
+    let bed = Bed::new().await;
+    assert!(!bed.sandbox.capabilities().outgoing_network);
+    let handle = bed.create(&spec()).await;
+    let out = run(
+        &bed.sandbox,
+        &handle,
+        "ip -o link | cut -d: -f2; ip -4 route",
+    )
+    .await;
+    assert_eq!(out.stdout.trim(), "lo");
 }
