@@ -1,5 +1,6 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
 mod gateway;
-mod ssh_client;
 mod images;
+mod sandbox;
+mod ssh_client;

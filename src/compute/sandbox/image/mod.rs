@@ -82,6 +82,12 @@ struct Inner {
     slots: Semaphore,
 }
 
+impl std::fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageStore").finish_non_exhaustive()
+    }
+}
+
 impl ImageStore {
     /// Opens or makes the store in `dir`, which becomes ours alone (0700).
     ///
