@@ -1,0 +1,3 @@
+//! Against real programs and a real kernel.
+
+mod programs;

@@ -1,0 +1,4 @@
+//! What tests are made of.
+
+pub(crate) mod host;
+pub(crate) mod lan;
