@@ -1,3 +1,5 @@
-//! Against real programs and a real kernel.
+//! Tests against the real things: kernels, engines, relays, mints.
 
+mod conformance_sandbox;
 mod programs;
+mod sandbox;

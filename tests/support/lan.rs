@@ -33,11 +33,11 @@ struct Plan {
 
 impl Plan {
     fn host(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.a, self.b, 1)
+        Ipv4Addr::new(172, 16 + self.a % 16, self.b, 1)
     }
 
     fn near(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.a, self.b, 2)
+        Ipv4Addr::new(172, 16 + self.a % 16, self.b, 2)
     }
 
     fn link_local(self) -> Ipv4Addr {
