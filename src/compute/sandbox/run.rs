@@ -22,6 +22,10 @@ use super::init::{self, Init};
 use super::wire::{DestroyRequest, Failure, RunNote, RunRequest};
 use super::{cgroup, disk, enter, net, process, spec, stage, store, sys};
 
+/// Score of the first process (proc_pid_oom_score_adj(5)): what fills the
+/// memory is to be killed, not what keeps the workload up.
+const INIT_OOM_SCORE: &str = "-500";
+
 /// Brings it to running. With one that runs there already, that is the answer.
 pub(super) fn run(request: &RunRequest) -> Result<RunNote, Failure> {
     let dir = &request.dir;
@@ -151,6 +155,8 @@ fn inner(request: &RunRequest, ends: &mut Ends) -> Result<(), Failure> {
     let what = |err: io::Error| Failure::io("the sandbox", &err);
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|err| what(err.into()))?;
     let files = Files::open(&request.dir).map_err(what)?;
+    // Only CAP_SYS_RESOURCE may lower it; without, its small size has to do.
+    let _ = fs::write("/proc/self/oom_score_adj", INIT_OOM_SCORE);
     let userns = match request.uid_base {
         Some(base) => userns(base).ok(),
         None => None,

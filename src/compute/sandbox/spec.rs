@@ -21,10 +21,6 @@ pub(super) const ID_RANGE: u32 = 65_536;
 const CPU_PERIOD: u64 = 100_000;
 /// Processes where no limit is promised: enough for anything but a fork bomb.
 const DEFAULT_PIDS: u32 = 4096;
-/// Score of the first process (proc_pid_oom_score_adj(5)): what fills the
-/// memory is to be killed, not what keeps the workload up.
-const INIT_OOM_SCORE: i32 = -500;
-
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -221,7 +217,7 @@ fn process(own_ids: bool) -> Result<libcontainer::oci_spec::runtime::Process, Oc
         .capabilities(capabilities)
         .no_new_privileges(true);
     if own_ids {
-        process = process.oom_score_adj(INIT_OOM_SCORE).rlimits(vec![
+        process = process.rlimits(vec![
             rlimit(PosixRlimitType::RlimitCore, 0, 0)?,
             rlimit(PosixRlimitType::RlimitMsgqueue, 819_200, 819_200)?,
         ]);
