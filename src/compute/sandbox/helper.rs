@@ -27,7 +27,9 @@ pub fn helper_main(_args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode 
 }
 
 fn serve() -> io::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let socket = sys::take_fd(0)?;
     let socket = {
         let moved = socket.try_clone()?;
