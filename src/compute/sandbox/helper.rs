@@ -27,9 +27,8 @@ pub fn helper_main(_args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode 
 }
 
 fn serve() -> io::Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    // What the daemon was started with is nobody's business here.
+    sys::close_from(3)?;
     let socket = sys::take_fd(0)?;
     let socket = {
         let moved = socket.try_clone()?;

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::io;
 
+use libcontainer::oci_spec::runtime::{Capabilities, Capability};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{Gid, Uid};
@@ -19,19 +20,19 @@ pub(super) const DEFAULT_PATH: &str =
 /// Capabilities inside the tenant's user namespace: what package managers,
 /// daemons that drop to another user and servers on low ports need.
 /// Numbers are of linux/capability.h.
-const CAPABILITIES: &[(u64, &str)] = &[
-    (0, "CAP_CHOWN"),
-    (1, "CAP_DAC_OVERRIDE"),
-    (3, "CAP_FOWNER"),
-    (4, "CAP_FSETID"),
-    (5, "CAP_KILL"),
-    (6, "CAP_SETGID"),
-    (7, "CAP_SETUID"),
-    (8, "CAP_SETPCAP"),
-    (10, "CAP_NET_BIND_SERVICE"),
-    (18, "CAP_SYS_CHROOT"),
-    (29, "CAP_AUDIT_WRITE"),
-    (31, "CAP_SETFCAP"),
+const CAPABILITIES: &[(u64, Capability)] = &[
+    (0, Capability::Chown),
+    (1, Capability::DacOverride),
+    (3, Capability::Fowner),
+    (4, Capability::Fsetid),
+    (5, Capability::Kill),
+    (6, Capability::Setgid),
+    (7, Capability::Setuid),
+    (8, Capability::Setpcap),
+    (10, Capability::NetBindService),
+    (18, Capability::SysChroot),
+    (29, Capability::AuditWrite),
+    (31, Capability::Setfcap),
 ];
 
 /// The set as bits.
@@ -39,9 +40,9 @@ pub(super) fn capability_bits() -> u64 {
     CAPABILITIES.iter().map(|(number, _)| 1 << number).sum()
 }
 
-/// The set as OCI names.
-pub(super) fn capability_names() -> impl Iterator<Item = &'static str> {
-    CAPABILITIES.iter().map(|(_, name)| *name)
+/// The set as the OCI configuration has it.
+pub(super) fn capabilities() -> Capabilities {
+    CAPABILITIES.iter().map(|(_, name)| *name).collect()
 }
 
 /// What is to be run.
@@ -84,6 +85,8 @@ impl Program {
     }
 
     fn try_exec(&self) -> io::Result<std::convert::Infallible> {
+        // Nothing of ours goes along, whatever was forgotten on the way here.
+        sys::close_from_on_exec(3)?;
         let argv = c_strings(self.argv.iter().cloned())?;
         let env = c_strings(self.env.iter().map(|(key, value)| format!("{key}={value}")))?;
         let mut last = io::Error::from_raw_os_error(libc::ENOENT);
@@ -111,17 +114,25 @@ pub(super) fn become_tenant(user: &User) -> io::Result<()> {
     // Where the user namespace forbids it (rootless) there is nothing to drop
     // that the tenant's root could use: unmapped groups open no file of ours.
     let _ = nix::unistd::setgroups(&[]);
-    nix::unistd::setresgid(gid, gid, gid)?;
+    named("group", nix::unistd::setresgid(gid, gid, gid))?;
     if user.uid == 0 {
-        nix::unistd::setresuid(uid, uid, uid)?;
-        sys::keep_capabilities(capability_bits())?;
+        named("user", nix::unistd::setresuid(uid, uid, uid))?;
+        named("capabilities", sys::keep_capabilities(capability_bits()))?;
     } else {
         // The bounding set first, while that is still permitted.
-        sys::keep_capabilities(capability_bits())?;
-        nix::unistd::setresuid(uid, uid, uid)?;
+        named("capabilities", sys::keep_capabilities(capability_bits()))?;
+        named("user", nix::unistd::setresuid(uid, uid, uid))?;
     }
-    nix::sys::prctl::set_no_new_privs()?;
-    seccomp::apply()
+    named("privileges", nix::sys::prctl::set_no_new_privs())?;
+    named("seccomp", seccomp::apply())
+}
+
+/// An error that says in which step it happened.
+fn named<T, E: Into<io::Error>>(step: &str, result: Result<T, E>) -> io::Result<T> {
+    result.map_err(|err| {
+        let err = err.into();
+        io::Error::new(err.kind(), format!("{step}: {err}"))
+    })
 }
 
 /// Signals as a fresh process has them: Rust programs ignore SIGPIPE, and

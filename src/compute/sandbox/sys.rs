@@ -65,6 +65,20 @@ pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Has every descriptor from `first` on closed by the next exec.
+pub(super) fn close_from_on_exec(first: RawFd) -> io::Result<()> {
+    // SAFETY: sets a flag on descriptors, whoever owns them.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
 /// Puts `fd` at the number `target`, which is closed first where it is open.
 pub(super) fn dup_to(fd: impl AsFd, target: RawFd) -> io::Result<()> {
     // SAFETY: dup2(2) on an open descriptor; what `target` was is nobody's any more.
