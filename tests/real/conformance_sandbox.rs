@@ -210,7 +210,25 @@ fn leftovers(root: &Path, id: &str) -> Vec<String> {
             left.push(format!("{device} on {}", file.trim()));
         }
     }
+    left.extend(holders(&root));
     left
+}
+
+/// Other processes that have something below `root` open.
+fn holders(root: &str) -> Vec<String> {
+    let own = std::process::id().to_string();
+    let mut found = Vec::new();
+    for pid in names(Path::new("/proc")) {
+        if pid == own || pid.parse::<u32>().is_err() {
+            continue;
+        }
+        let fds = PathBuf::from(format!("/proc/{pid}/fd"));
+        let open = names(&fds).into_iter();
+        let open = open.filter_map(|fd| std::fs::read_link(fds.join(fd)).ok());
+        let below = open.filter(|file| file.starts_with(root));
+        found.extend(below.map(|file| format!("process {pid} has {}", file.display())));
+    }
+    found
 }
 
 satlet::backend_conformance!(SandboxFixture::new(); flavor = "multi_thread", worker_threads = 2);
