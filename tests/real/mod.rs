@@ -2,5 +2,7 @@
 
 mod gateway;
 mod images;
+mod conformance_sandbox;
+mod programs;
 mod sandbox;
 mod ssh_client;

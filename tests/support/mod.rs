@@ -89,3 +89,6 @@ fn a_skip_is_written_down_in_one_line() {
         "SKIPPED a: b\nSKIPPED c: d\n"
     );
 }
+pub mod host;
+pub mod lan;
+pub mod outside;
