@@ -1,10 +1,14 @@
 //! What is published: from the settings and what the host can do.
 
+use super::ctx::{Ctx, active, open_leases, promised};
+use super::handlers::mint_terms;
 use super::settings::Settings;
 use crate::compute::{Capabilities, Enforced};
 use crate::core::capacity::Resources;
 use crate::core::ids::{Name, PublicKey};
 use crate::core::pricing::Tier;
+use crate::ledger::{ENDED, LedgerError};
+use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use crate::protocol::offer::{Extension, Gateway, Limits, Offer, Spec, TemplateTerms, TierTerms};
 use crate::protocol::reply::MintTerms;
 use crate::protocol::{DIALECT_NAME, MAX_REQUEST, kinds};
@@ -131,4 +135,49 @@ fn terms(settings: &Settings, facts: &OfferFacts, tier: &Tier) -> TierTerms {
             .capacity
             .free_slots(promised, leases, tier.resources),
     }
+}
+
+/// MiB in a GB as heartbeats count it.
+const MIB_PER_GB: u32 = 1024;
+
+/// The offer of a running provider, as of now.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
+    let (leases, completed) = ctx
+        .ledger()
+        .read(|reader| Ok((open_leases(reader)?, reader.count(&ENDED)?)))?;
+    let access = &ctx.parts.access;
+    let facts = OfferFacts {
+        provider: ctx.parts.me,
+        backend: ctx.parts.backend.name().clone(),
+        capabilities: ctx.parts.backend.capabilities().clone(),
+        gateway: (access.port, access.host_key.clone()),
+        mints: mint_terms(ctx).await,
+        promised: promised(&leases),
+        completed,
+    };
+    Ok(build(ctx.settings(), &facts))
+}
+
+/// The heartbeat as of now.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn heartbeat(ctx: &Ctx) -> Result<Heartbeat, LedgerError> {
+    let leases = ctx.ledger().read(open_leases)?;
+    let (taken, _) = promised(&leases);
+    let free = ctx.settings().capacity.total.saturating_sub(taken);
+    Ok(Heartbeat {
+        provider_npub: ctx.parts.me,
+        timestamp: ctx.now(),
+        active_workloads: active(&leases),
+        available_capacity: AvailableCapacity {
+            cpu_available: free.cpu_millicores.into(),
+            memory_mb_available: free.memory_mib.into(),
+            storage_gb_available: (free.disk_mib / MIB_PER_GB).into(),
+        },
+        version: kinds::SCHEMA,
+    })
 }

@@ -1,1 +1,3 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
+
+mod gateway;

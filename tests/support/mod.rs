@@ -1,5 +1,9 @@
 //! What several tests need.
 
+pub mod local_backend;
+pub mod proxy;
+pub mod shop;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
