@@ -212,7 +212,10 @@ fn leads_to(tokens: &[Token], depth: usize) -> Vec<String> {
                     supers += 1;
                     at += 2;
                 }
-                if supers > 0 && supers == depth + inline_modules.len() {
+                if supers == 0 {
+                    // `pub(super)` leads nowhere.
+                    at += 1;
+                } else if supers == depth + inline_modules.len() {
                     found.extend(heads(&tokens[at..]));
                 }
                 continue;
@@ -337,6 +340,10 @@ fn right_arrows_are_let_through() {
         ),
         ("consumer/ls.rs", "use super::provider::Lookup;"),
         ("wallet/mod.rs", "mod tests { use super::relay; }"),
+        (
+            "wallet/mod.rs",
+            "pub(super) fn relay() {} pub(in super) struct X;",
+        ),
         (
             "core/time.rs",
             "// tokio, Instant\n/// `SystemTime`\nconst X: &str = \"redb crate::cli::x\";",
