@@ -9,6 +9,14 @@
 //! * [`Relays::publish`](session::Relays::publish): one event to many relays,
 //!   with each relay's own answer.
 
+pub mod convert;
+pub mod inbox;
+pub mod memory;
+pub mod outbox;
+pub mod publisher;
+pub mod session;
+pub mod wrap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 

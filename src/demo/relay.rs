@@ -1,0 +1,1 @@
+//! A Nostr relay in this process, on loopback.
