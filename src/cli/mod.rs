@@ -1,1 +1,5 @@
-//! cli
+//! Arguments and rendering of both binaries.
+
+pub mod output;
+#[cfg(feature = "consumer")]
+pub mod satlet;

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::core::money::Msat;
 use crate::protocol::error::{Code, Money, WireError};
 use crate::wallet::WalletError;
 
@@ -61,15 +62,15 @@ pub struct ClientError {
     /// A pasted token that goes back to the one who pasted it. Money.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Returned>,
-    /// Money that came back with the failure, in msat.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refunded_msat: Option<u64>,
+    /// Money that came back with the failure.
+    #[serde(skip_serializing_if = "nothing")]
+    pub refunded_msat: Msat,
 }
 
 /// A token given back to the one who pasted it; not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Returned(pub String);
+pub struct Returned(pub Box<str>);
 
 impl std::fmt::Debug for Returned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,7 +94,7 @@ impl ClientError {
             money: Money::Untouched,
             request_id: None,
             token: None,
-            refunded_msat: None,
+            refunded_msat: Msat::ZERO,
         }
     }
 
@@ -164,4 +165,9 @@ impl From<WalletError> for ClientError {
         };
         Self::new(kind, code, error.to_string(), suggestion).with_money(money)
     }
+}
+
+// Serde hands over a reference.
+fn nothing(amount: &Msat) -> bool {
+    amount.is_zero()
 }

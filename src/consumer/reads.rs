@@ -7,7 +7,7 @@ use super::providers::Provider;
 use super::records::KnownLease;
 use crate::core::ids::PublicKey;
 use crate::core::money::Msat;
-use crate::protocol::reply::{Answer, LeaseStatus, MintTerms, QuoteAnswer, Refund};
+use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer, Refund};
 use crate::protocol::request::{Ask, Logs, OfLease, Quote, Wanted};
 
 /// A lease as its provider says, and what came back with the answer.

@@ -129,7 +129,7 @@ impl Client {
         .with_request(saved.request_id);
         if paid.source == Source::Pasted {
             let mut error = undecided(error, &saved);
-            error.token = Some(Returned(paid.token));
+            error.token = Some(Returned(paid.token.into()));
             return Err(error);
         }
         match self.take_in(&paid.token).await {
@@ -260,7 +260,7 @@ impl Client {
         }
         let refunds: Vec<Refund> = wire.refund.iter().cloned().collect();
         let got = self.take_refunds(&saved.provider, &refunds).await?;
-        Ok(if got.is_zero() { error } else { ClientError { refunded_msat: Some(got.get()), ..error } })
+        Ok(came_back(error, got))
     }
 
     /// Puts a token that the provider left untouched back where it came from.
@@ -272,7 +272,7 @@ impl Client {
     ) -> Result<ClientError, ClientError> {
         if paid.source == Source::Pasted {
             self.close(saved, "refused; the pasted token was given back")?;
-            error.token = Some(Returned(paid.token.clone()));
+            error.token = Some(Returned(paid.token.clone().into()));
             return Ok(error);
         }
         Ok(match self.take_in(&paid.token).await {
@@ -327,13 +327,13 @@ impl Client {
     /// Puts a token back that was made and never sent.
     pub(super) async fn undo(&self, mut error: ClientError, paid: &Paid) -> ClientError {
         if paid.source == Source::Pasted {
-            error.token = Some(Returned(paid.token.clone()));
+            error.token = Some(Returned(paid.token.clone().into()));
             return error;
         }
         match self.take_in(&paid.token).await {
             Landed::Wallet(net) => came_back(error, net),
             // It cannot be written down nor put back: the person gets it.
-            _ => ClientError { token: Some(Returned(paid.token.clone())), ..error },
+            _ => ClientError { token: Some(Returned(paid.token.clone().into())), ..error },
         }
     }
 
@@ -349,5 +349,5 @@ fn is_pending(outcome: &Outcome) -> bool {
 }
 
 fn came_back(error: ClientError, net: Msat) -> ClientError {
-    ClientError { refunded_msat: Some(net.get()), ..error }
+    ClientError { refunded_msat: net, ..error }
 }
