@@ -9,11 +9,14 @@
 //! * [`Relays::publish`](session::Relays::publish): one event to many relays,
 //!   with each relay's own answer.
 
+mod connect;
 pub mod convert;
 pub mod inbox;
+mod link;
 pub mod memory;
 pub mod outbox;
 pub mod publisher;
+mod reader;
 pub mod session;
 pub mod wrap;
 
