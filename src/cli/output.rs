@@ -65,13 +65,24 @@ impl Failure {
 
     /// The failure for people.
     pub fn text(&self) -> String {
-        let field = |name: &str| self.error.get(name).and_then(Value::as_str).unwrap_or_default();
-        let mut text = format!("error: {} ({})", escape(field("message")), escape(field("code")));
+        let field = |name: &str| {
+            self.error
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let mut text = format!(
+            "error: {} ({})",
+            escape(field("message")),
+            escape(field("code"))
+        );
         if !field("suggestion").is_empty() {
             let _ = write!(text, "\n  {}", escape(field("suggestion")));
         }
         match field("money") {
-            "pending" => text.push_str("\n  money: pending; the token is kept, do not use it elsewhere"),
+            "pending" => {
+                text.push_str("\n  money: pending; the token is kept, do not use it elsewhere")
+            }
             "taken" => text.push_str("\n  money: taken by the provider"),
             _ => {}
         }
@@ -186,7 +197,10 @@ pub fn parse_duration(text: &str) -> Result<u64, String> {
     let mut number: Option<u64> = None;
     for c in text.trim().chars().filter(|c| *c != ' ') {
         if let Some(digit) = c.to_digit(10) {
-            let so_far = number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit.into()));
+            let so_far = number
+                .unwrap_or(0)
+                .checked_mul(10)
+                .and_then(|n| n.checked_add(digit.into()));
             number = Some(so_far.ok_or_else(bad)?);
             continue;
         }
@@ -197,7 +211,10 @@ pub fn parse_duration(text: &str) -> Result<u64, String> {
             'd' => 86_400,
             _ => return Err(bad()),
         };
-        let part = number.take().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)?;
+        let part = number
+            .take()
+            .and_then(|n| n.checked_mul(unit))
+            .ok_or_else(bad)?;
         total = total.checked_add(part).ok_or_else(bad)?;
     }
     let total = total.checked_add(number.unwrap_or(0)).ok_or_else(bad)?;

@@ -87,7 +87,9 @@ impl Drop for Listening {
 
 /// The time now; the one place of the client that reads the clock.
 pub(super) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_secs(since.as_secs())
 }
 
@@ -161,7 +163,10 @@ impl Client {
             )
         })?;
         let now = now();
-        let mut all: Vec<Provider> = found.into_iter().map(|one| Provider::new(one, now)).collect();
+        let mut all: Vec<Provider> = found
+            .into_iter()
+            .map(|one| Provider::new(one, now))
+            .collect();
         providers::sort(&mut all);
         Ok(all)
     }
@@ -331,12 +336,16 @@ impl Client {
 
 /// The JSON text of a request.
 pub(super) fn body_of(request: &Request) -> Result<String, ClientError> {
-    let body = serde_json::to_string(request)
-        .map_err(|error| ClientError::internal(format!("the request cannot be written: {error}")))?;
+    let body = serde_json::to_string(request).map_err(|error| {
+        ClientError::internal(format!("the request cannot be written: {error}"))
+    })?;
     if body.len() > MAX_REQUEST {
         return Err(ClientError::usage(
             "message_too_large",
-            format!("the request has {} bytes, {MAX_REQUEST} are allowed", body.len()),
+            format!(
+                "the request has {} bytes, {MAX_REQUEST} are allowed",
+                body.len()
+            ),
             "Use a token of fewer proofs, or a smaller command or environment.",
         ));
     }

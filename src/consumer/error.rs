@@ -148,16 +148,46 @@ impl From<std::io::Error> for ClientError {
 impl From<WalletError> for ClientError {
     fn from(error: WalletError) -> Self {
         let (kind, code, suggestion) = match &error {
-            WalletError::Malformed(_) => (Kind::Usage, "malformed_token", "Give a whole token, cashuA… or cashuB…."),
-            WalletError::MintNotAccepted(_) => (Kind::Payment, "mint_not_accepted", "Trust the mint first: satlet wallet mints --add URL."),
-            WalletError::WrongUnit(_) => (Kind::Payment, "wrong_unit", "Use a token in sat or msat."),
+            WalletError::Malformed(_) => (
+                Kind::Usage,
+                "malformed_token",
+                "Give a whole token, cashuA… or cashuB….",
+            ),
+            WalletError::MintNotAccepted(_) => (
+                Kind::Payment,
+                "mint_not_accepted",
+                "Trust the mint first: satlet wallet mints --add URL.",
+            ),
+            WalletError::WrongUnit(_) => {
+                (Kind::Payment, "wrong_unit", "Use a token in sat or msat.")
+            }
             WalletError::Spent => (Kind::Payment, "token_spent", "Use another token."),
             WalletError::TooSmall => (Kind::Payment, "amount_too_small", "Use a larger amount."),
-            WalletError::NoBalance { .. } => (Kind::Payment, "no_balance", "Put money in: satlet wallet receive or satlet wallet mint."),
-            WalletError::MintDown(_) => (Kind::Network, "mint_down", "Try again later, or use another mint."),
-            WalletError::Refused(_) => (Kind::Payment, "mint_refused", "Use another token or another mint."),
-            WalletError::OutcomeUnknown(_) => (Kind::Payment, "payment_pending", "Run satlet wallet balance later: what is unfinished is looked at again."),
-            WalletError::Store(_) => (Kind::Internal, "wallet_store", "Look at the disk and the rights of the wallet's directory."),
+            WalletError::NoBalance { .. } => (
+                Kind::Payment,
+                "no_balance",
+                "Put money in: satlet wallet receive or satlet wallet mint.",
+            ),
+            WalletError::MintDown(_) => (
+                Kind::Network,
+                "mint_down",
+                "Try again later, or use another mint.",
+            ),
+            WalletError::Refused(_) => (
+                Kind::Payment,
+                "mint_refused",
+                "Use another token or another mint.",
+            ),
+            WalletError::OutcomeUnknown(_) => (
+                Kind::Payment,
+                "payment_pending",
+                "Run satlet wallet balance later: what is unfinished is looked at again.",
+            ),
+            WalletError::Store(_) => (
+                Kind::Internal,
+                "wallet_store",
+                "Look at the disk and the rights of the wallet's directory.",
+            ),
         };
         let money = match error {
             WalletError::OutcomeUnknown(_) => Money::Pending,

@@ -70,7 +70,17 @@ impl Home {
         let home = Self {
             root: root.to_path_buf(),
         };
-        for dir in ["", "wallet", "ssh", "ssh/known_hosts", "requests", "leases", "refunds"] {
+        for dir in [
+            "",
+            "wallet",
+            "ssh",
+            "ssh/known_hosts",
+            "requests",
+            "leases",
+            "refunds",
+            "given",
+            "paying",
+        ] {
             let path = home.root.join(dir);
             files::private_dir(&path).map_err(|error| unusable(&path, &error))?;
         }
@@ -86,7 +96,10 @@ impl Home {
         if let Some(root) = var("SATLET_HOME") {
             return Ok(root.into());
         }
-        if let Some(data) = var("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute()) {
+        if let Some(data) = var("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+        {
             return Ok(data.join("satlet"));
         }
         match var("HOME") {
@@ -146,32 +159,11 @@ impl Home {
                 .map_err(|_| ClientError::internal("a new key has no text form"))
         };
         let text = read_or_make(&path, made)?;
-        SecretKey::parse(text.trim())
-            .map(Keys::new)
-            .map_err(|_| ClientError::usage(
+        SecretKey::parse(text.trim()).map(Keys::new).map_err(|_| {
+            ClientError::usage(
                 "bad_identity",
                 format!("{} holds no Nostr key", path.display()),
                 "Put back the file from your backup; a new key does not own the old leases.",
-            ))
-    }
-
-    /// The wallet's seed words (BIP-39, 12 words), made on first use.
-    ///
-    /// # Errors
-    /// The file cannot be read or made, or holds no seed.
-    pub fn seed(&self) -> Result<bip39::Mnemonic, ClientError> {
-        let path = self.path("seed");
-        let made = || {
-            bip39::Mnemonic::generate(12)
-                .map(|words| words.to_string())
-                .map_err(|error| ClientError::internal(format!("no new seed: {error}")))
-        };
-        let text = read_or_make(&path, made)?;
-        bip39::Mnemonic::parse(text.trim()).map_err(|_| {
-            ClientError::usage(
-                "bad_seed",
-                format!("{} holds no seed words", path.display()),
-                "Put back the file from your backup.",
             )
         })
     }
@@ -193,7 +185,10 @@ impl Home {
         let text = read_or_make(&path, made)?;
         let key = ssh_key::PrivateKey::from_openssh(&text).map_err(ssh_failed)?;
         let public = key.public_key().to_openssh().map_err(ssh_failed)?;
-        files::create_private(&self.path("ssh/id_ed25519.pub"), format!("{public}\n").as_bytes())?;
+        files::create_private(
+            &self.path("ssh/id_ed25519.pub"),
+            format!("{public}\n").as_bytes(),
+        )?;
         Ok((path, public))
     }
 }
@@ -220,7 +215,8 @@ fn read_or_make(
         return Ok(text);
     }
     files::create_private(path, format!("{}\n", make()?.trim_end()).as_bytes())?;
-    files::read_text(path)?.ok_or_else(|| ClientError::internal(format!("{} vanished", path.display())))
+    files::read_text(path)?
+        .ok_or_else(|| ClientError::internal(format!("{} vanished", path.display())))
 }
 
 /// Our form of a Nostr key.

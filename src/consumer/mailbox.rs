@@ -34,14 +34,20 @@ pub(super) struct Mailbox {
 impl Mailbox {
     /// Takes messages until there are no more. Money in a notice is written
     /// down here, whoever waits for what.
-    pub(super) async fn fill(self: Arc<Self>, mut from: mpsc::Receiver<Incoming>, records: Records) {
+    pub(super) async fn fill(
+        self: Arc<Self>,
+        mut from: mpsc::Receiver<Incoming>,
+        records: Records,
+    ) {
         while let Some(message) = from.recv().await {
             match serde_json::from_str::<Message>(&message.body) {
                 Ok(Message::Reply(reply)) if reply.satlet == crate::protocol::DIALECT => {
                     self.keep((message.sender, reply.request_id), reply.outcome);
                 }
                 Ok(Message::Notice(notice)) => {
-                    let Some(refund) = notice.refund else { continue };
+                    let Some(refund) = notice.refund else {
+                        continue;
+                    };
                     if let Err(error) = records.note_refund(&message.sender, &refund) {
                         // The relay still has the notice: the next run notes it.
                         tracing::warn!(%error, "a refund could not be written down");

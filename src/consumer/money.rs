@@ -6,13 +6,16 @@ use super::client::{Client, MONEY_TIMEOUT, Progress, body_of, now};
 use super::error::{ClientError, Kind};
 use super::post::Letter;
 use super::providers::Provider;
+use super::purse::Payment;
 use super::reads::{accepted_mints, bad_answer};
-use super::records::{KnownLease, Paid, SavedRequest, Standing};
+use super::records::{KnownLease, SavedRequest, Standing};
 use super::settle::Settled;
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
 use crate::core::pricing::price;
-use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer};
+use crate::protocol::reply::{
+    Answer, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
+};
 use crate::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
 
 /// How much to pay.
@@ -103,10 +106,18 @@ impl Client {
             Pay::Seconds(seconds) => Some(seconds),
             _ => None,
         };
-        let quote = self.quote(provider, wanted.clone(), seconds, progress).await?;
-        let paid = self.pay_quote(&quote, &options.pay, confirm, progress).await?;
-        let token = paid.token.clone();
-        let ask = Ask::Spawn(Spawn { wanted, token, quote_id: Some(quote.quote_id) });
+        let quote = self
+            .quote(provider, wanted.clone(), seconds, progress)
+            .await?;
+        let paid = self
+            .pay_quote(&quote, &options.pay, confirm, progress)
+            .await?;
+        let token = paid.0.token.clone();
+        let ask = Ask::Spawn(Spawn {
+            wanted,
+            token,
+            quote_id: Some(quote.quote_id),
+        });
         let lease = Peer::of(provider, quote.mints);
         let saved = self.write_down(lease, ask, Some(paid), ssh_key).await?;
         let (id, face) = (saved.request_id, face_of(&saved));
@@ -117,9 +128,12 @@ impl Client {
         }
         let settled = self.carry(saved, progress).await?;
         match (settled.answer, settled.lease) {
-            (Answer::Spawn(answer), Some(lease)) => {
-                Ok(Spawned::Leased(Box::new(Leased { request_id: id, lease, answer, face })))
-            }
+            (Answer::Spawn(answer), Some(lease)) => Ok(Spawned::Leased(Box::new(Leased {
+                request_id: id,
+                lease,
+                answer,
+                face,
+            }))),
             _ => Err(bad_answer()),
         }
     }
@@ -141,16 +155,22 @@ impl Client {
             Pay::Token(token) => self.pasted(&token, &lease.mints)?,
             Pay::Amount(amount) => self.pay_asked(&lease.mints, amount, None, confirm).await?,
             Pay::Seconds(_) | Pay::Minimum => {
-                let seconds = if let Pay::Seconds(seconds) = pay { seconds } else { 60 };
+                let seconds = if let Pay::Seconds(seconds) = pay {
+                    seconds
+                } else {
+                    60
+                };
                 let amount = price(seconds, rate).ok_or_else(too_much)?;
                 self.pay_asked(&lease.mints, amount, None, confirm).await?
             }
         };
         let ask = Ask::Topup(Topup {
             lease: lease.status.lease.clone(),
-            token: paid.token.clone(),
+            token: paid.0.token.clone(),
         });
-        let saved = self.write_down(Peer::of_lease(lease), ask, Some(paid), None).await?;
+        let saved = self
+            .write_down(Peer::of_lease(lease), ask, Some(paid), None)
+            .await?;
         progress("waiting for the provider");
         match self.carry(saved, progress).await?.answer {
             Answer::Topup(answer) => Ok(answer),
@@ -168,11 +188,18 @@ impl Client {
         progress: Progress<'_>,
     ) -> Result<Stopped, ClientError> {
         self.settle(progress).await?;
-        let ask = Ask::Stop(OfLease { lease: lease.status.lease.clone() });
-        let saved = self.write_down(Peer::of_lease(lease), ask, None, None).await?;
+        let ask = Ask::Stop(OfLease {
+            lease: lease.status.lease.clone(),
+        });
+        let saved = self
+            .write_down(Peer::of_lease(lease), ask, None, None)
+            .await?;
         let settled = self.carry(saved, progress).await?;
         match settled.answer {
-            Answer::Stop(answer) => Ok(Stopped { answer, received: settled.refunded }),
+            Answer::Stop(answer) => Ok(Stopped {
+                answer,
+                received: settled.refunded,
+            }),
             _ => Err(bad_answer()),
         }
     }
@@ -197,13 +224,17 @@ impl Client {
         pay: &Pay,
         confirm: Confirm<'_>,
         progress: Progress<'_>,
-    ) -> Result<Paid, ClientError> {
+    ) -> Result<Payment, ClientError> {
         let (least, most) = (quote.min_msat, quote.max_msat);
         let amount = match pay {
             Pay::Token(token) => {
-                let paid = self.pasted(token, &quote.mints)?;
-                let face = paid.face;
-                return if face < least { Err(too_little(face, least)) } else { Ok(paid) };
+                let payment = self.pasted(token, &quote.mints)?;
+                let face = payment.0.face;
+                return if face < least {
+                    Err(too_little(face, least))
+                } else {
+                    Ok(payment)
+                };
             }
             Pay::Minimum | Pay::Seconds(_) => quote.price_msat,
             Pay::Amount(amount) if *amount < least => return Err(too_little(*amount, least)),
@@ -217,7 +248,8 @@ impl Client {
             Pay::Amount(amount) => *amount,
         };
         progress(&format!("paying {amount}"));
-        self.pay_asked(&quote.mints, amount, Some(most), confirm).await
+        self.pay_asked(&quote.mints, amount, Some(most), confirm)
+            .await
     }
 
     async fn pay_asked(
@@ -226,7 +258,7 @@ impl Client {
         amount: Msat,
         at_most: Option<Msat>,
         confirm: Confirm<'_>,
-    ) -> Result<Paid, ClientError> {
+    ) -> Result<Payment, ClientError> {
         if !confirm(amount) {
             return Err(ClientError::usage(
                 "not_confirmed",
@@ -242,12 +274,16 @@ impl Client {
         &self,
         peer: Peer,
         ask: Ask,
-        paid: Option<Paid>,
+        payment: Option<Payment>,
         ssh_key: Option<PathBuf>,
     ) -> Result<SavedRequest, ClientError> {
+        let (paid, unwritten) =
+            payment.map_or((None, None), |(paid, unwritten)| (Some(paid), unwritten));
         let kind = ask.name().to_owned();
         let id = RequestId::new(uuid::Uuid::new_v4());
-        let expires_at = now().plus(self.timeout.unwrap_or(MONEY_TIMEOUT)).plus(MONEY_TIMEOUT);
+        let expires_at = now()
+            .plus(self.timeout.unwrap_or(MONEY_TIMEOUT))
+            .plus(MONEY_TIMEOUT);
         let mut request = Request::new(id, ask);
         request.expires_at = paid.is_some().then_some(expires_at);
         let made = body_of(&request).and_then(|body| {
@@ -269,11 +305,15 @@ impl Client {
             self.records.save_request(&saved)?;
             Ok(saved)
         });
-        match (made, paid) {
+        let result = match (made, paid) {
             // Nothing was sent, so the token is simply put back.
             (Err(error), Some(paid)) => Err(self.undo(error, &paid).await),
             (made, _) => made,
+        };
+        if let Some(unwritten) = unwritten {
+            unwritten.written();
         }
+        result
     }
 
     /// Sends a request that is written down and sees it through.
@@ -315,7 +355,11 @@ struct Peer {
 
 impl Peer {
     fn of(provider: &Provider, mints: Vec<MintTerms>) -> Self {
-        let mints = if mints.is_empty() { accepted_mints(provider) } else { mints };
+        let mints = if mints.is_empty() {
+            accepted_mints(provider)
+        } else {
+            mints
+        };
         Self {
             key: provider.key,
             name: provider.offer.hostname.clone(),
@@ -370,5 +414,9 @@ fn too_little(amount: Msat, least: Msat) -> ClientError {
 }
 
 fn too_much() -> ClientError {
-    ClientError::usage("duration_too_long", "the duration is too long", "Ask for less.")
+    ClientError::usage(
+        "duration_too_long",
+        "the duration is too long",
+        "Ask for less.",
+    )
 }

@@ -66,7 +66,9 @@ impl Provider {
     }
 
     fn is_exactly(&self, query: &str) -> bool {
-        self.key.to_hex() == query || self.npub == query || self.offer.hostname.to_lowercase() == query
+        self.key.to_hex() == query
+            || self.npub == query
+            || self.offer.hostname.to_lowercase() == query
     }
 
     fn begins_with(&self, query: &str) -> bool {
@@ -96,7 +98,11 @@ pub fn sort(providers: &mut [Provider]) {
 pub fn find<'a>(providers: &'a [Provider], query: &str) -> Result<&'a Provider, ClientError> {
     let query = query.trim().to_lowercase();
     if query.is_empty() {
-        return Err(ClientError::usage("no_provider", "no provider was named", "See satlet list."));
+        return Err(ClientError::usage(
+            "no_provider",
+            "no provider was named",
+            "See satlet list.",
+        ));
     }
     let exact: Vec<&Provider> = providers.iter().filter(|p| p.is_exactly(&query)).collect();
     let fit = if exact.is_empty() {

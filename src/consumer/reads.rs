@@ -42,7 +42,10 @@ impl Client {
     ) -> Result<QuoteAnswer, ClientError> {
         must_speak(provider)?;
         let ask = Ask::Quote(Quote { wanted, seconds });
-        match *self.ask(&provider.key, provider.relays(), ask, progress).await? {
+        match *self
+            .ask(&provider.key, provider.relays(), ask, progress)
+            .await?
+        {
             Answer::Quote(quote) => Ok(quote),
             _ => Err(bad_answer()),
         }
@@ -59,10 +62,19 @@ impl Client {
         progress: Progress<'_>,
     ) -> Result<Looked, ClientError> {
         let wanted = lease.status.lease.clone();
-        let ask = Ask::Status(OfLease { lease: wanted.clone() });
-        match *self.ask(&lease.provider, lease.relays.clone(), ask, progress).await? {
+        let ask = Ask::Status(OfLease {
+            lease: wanted.clone(),
+        });
+        match *self
+            .ask(&lease.provider, lease.relays.clone(), ask, progress)
+            .await?
+        {
             Answer::Status(status) if status.lease == wanted => {
-                let lease = KnownLease { status, seen_at: now(), ..lease.clone() };
+                let lease = KnownLease {
+                    status,
+                    seen_at: now(),
+                    ..lease.clone()
+                };
                 self.looked(lease).await
             }
             _ => Err(bad_answer()),
@@ -79,7 +91,9 @@ impl Client {
         progress: Progress<'_>,
     ) -> Result<Vec<Looked>, ClientError> {
         must_speak(provider)?;
-        let answer = self.ask(&provider.key, provider.relays(), Ask::List, progress).await?;
+        let answer = self
+            .ask(&provider.key, provider.relays(), Ask::List, progress)
+            .await?;
         let Answer::List { leases } = *answer else {
             return Err(bad_answer());
         };
@@ -111,11 +125,22 @@ impl Client {
         progress: Progress<'_>,
     ) -> Result<Output, ClientError> {
         let wanted = lease.status.lease.clone();
-        let ask = Ask::Logs(Logs { lease: wanted.clone(), max_bytes });
-        match *self.ask(&lease.provider, lease.relays.clone(), ask, progress).await? {
-            Answer::Logs { lease, output, truncated } if lease == wanted => {
-                Ok(Output { text: output, truncated })
-            }
+        let ask = Ask::Logs(Logs {
+            lease: wanted.clone(),
+            max_bytes,
+        });
+        match *self
+            .ask(&lease.provider, lease.relays.clone(), ask, progress)
+            .await?
+        {
+            Answer::Logs {
+                lease,
+                output,
+                truncated,
+            } if lease == wanted => Ok(Output {
+                text: output,
+                truncated,
+            }),
             _ => Err(bad_answer()),
         }
     }

@@ -10,6 +10,7 @@
 //! person can get at the money with nothing but a text editor. Who works on a
 //! request holds a lock on it, so no other process does the same.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::files::{self, Lock};
-use crate::core::ids::{LeaseId, PublicKey, RequestId};
+use crate::core::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
@@ -156,6 +157,15 @@ pub struct KnownLease {
     pub seen_at: Timestamp,
 }
 
+/// A token that was given away by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// It.
+    pub paid: Paid,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// The records of one home.
 #[derive(Clone, Debug)]
 pub struct Records {
@@ -265,7 +275,12 @@ impl Records {
     /// # Errors
     /// The file cannot be read.
     pub fn lease(&self, provider: &PublicKey, lease: &LeaseId) -> io::Result<Option<KnownLease>> {
-        files::read_json(&self.root.join("leases").join(format!("{lease}.{provider}.json")))
+        files::read_json(
+            &self
+                .root
+                .join("leases")
+                .join(format!("{lease}.{provider}.json")),
+        )
     }
 
     /// All leases, newest first.
@@ -278,9 +293,68 @@ impl Records {
         Ok(all)
     }
 
+    /// Notes that a token is about to be made; the note's path.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn mark(&self) -> io::Result<PathBuf> {
+        let path = self
+            .root
+            .join("paying")
+            .join(uuid::Uuid::new_v4().to_string());
+        files::create_private(&path, b"")?;
+        Ok(path)
+    }
+
+    /// Notes of tokens that may have been made and not written down.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn markers(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(self.root.join("paying"))?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    }
+
+    /// Payment ids of all tokens that are written down.
+    ///
+    /// # Errors
+    /// The directories or a file cannot be read.
+    pub fn known_tokens(&self) -> io::Result<BTreeSet<PaymentId>> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let given = self.given()?.into_iter().map(|given| given.paid);
+        let all = requests
+            .into_iter()
+            .filter_map(|request| request.paid)
+            .chain(given);
+        Ok(all
+            .filter_map(|paid| crate::wallet::read_info(&paid.token).ok())
+            .map(|info| info.payment)
+            .collect())
+    }
+
+    /// Writes a token down that is given away by hand.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_given(&self, given: &Given) -> io::Result<()> {
+        let name = hex::encode(Sha256::digest(given.paid.token.as_bytes()));
+        files::write_json(&self.root.join("given").join(format!("{name}.json")), given)
+    }
+
+    /// Tokens that were given away by hand.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn given(&self) -> io::Result<Vec<Given>> {
+        read_all(&self.root.join("given"))
+    }
+
     /// When we last told relays where we read messages, and which relays.
     pub fn announced(&self) -> Option<(Timestamp, Vec<String>)> {
-        files::read_json(&self.root.join("announced.json")).ok().flatten()
+        files::read_json(&self.root.join("announced.json"))
+            .ok()
+            .flatten()
     }
 
     /// Notes that relays were told where we read messages.

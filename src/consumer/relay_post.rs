@@ -73,7 +73,9 @@ impl RelayPost {
             .flat_map(|read| read.events)
             .filter(|event| event.pubkey == key_to(to))
             .max_by_key(|event| event.created_at);
-        let found = newest.map(|event| publisher::parse_dm_relays(&event)).unwrap_or_default();
+        let found = newest
+            .map(|event| publisher::parse_dm_relays(&event))
+            .unwrap_or_default();
         if !found.is_empty() {
             self.looked_up.lock().await.insert(*to, found.clone());
         }
@@ -122,7 +124,10 @@ impl Post for RelayPost {
             self.reads_at(relays, to, &known)
         );
         let mut acks: Vec<(String, Ack)> = acks.into_iter().collect();
-        let more: Vec<String> = listed.into_iter().filter(|url| !known.contains(url)).collect();
+        let more: Vec<String> = listed
+            .into_iter()
+            .filter(|url| !known.contains(url))
+            .collect();
         if !more.is_empty() {
             acks.extend(relays.publish(&event, &more).await);
         }
@@ -133,9 +138,17 @@ impl Post for RelayPost {
         let Ok(relays) = self.relays().await else {
             return Vec::new();
         };
-        let urls: Vec<String> = relays.urls().into_iter().take(publisher::MAX_DM_RELAYS).collect();
+        let urls: Vec<String> = relays
+            .urls()
+            .into_iter()
+            .take(publisher::MAX_DM_RELAYS)
+            .collect();
         match publisher::dm_relays_event(&self.keys, &urls, now()) {
-            Ok(event) => relays.publish(&event, &relays.urls()).await.into_iter().collect(),
+            Ok(event) => relays
+                .publish(&event, &relays.urls())
+                .await
+                .into_iter()
+                .collect(),
             Err(error) => vec![(String::new(), Ack::Refused(error.to_string()))],
         }
     }
@@ -143,7 +156,10 @@ impl Post for RelayPost {
     async fn discover(&self) -> Result<Vec<Found>, PostError> {
         let relays = self.relays().await?;
         if relays.wait_connected(1, READY).await == 0 {
-            return Err(PostError(format!("none of {} answers", self.urls.join(", "))));
+            return Err(PostError(format!(
+                "none of {} answers",
+                self.urls.join(", ")
+            )));
         }
         let found = publisher::discover(relays, FETCH).await;
         Ok(found

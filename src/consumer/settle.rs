@@ -95,7 +95,12 @@ impl Client {
             Err(error) => error.message.clone(),
         };
         progress(&format!("earlier {kind} at {provider_name} ({id}): {text}"));
-        Ok(Some(Leftover { request_id: id, kind, provider_name, result }))
+        Ok(Some(Leftover {
+            request_id: id,
+            kind,
+            provider_name,
+            result,
+        }))
     }
 
     async fn ask_again(
@@ -132,9 +137,12 @@ impl Client {
             error.token = Some(Returned(paid.token.into()));
             return Err(error);
         }
-        match self.take_in(&paid.token).await {
+        match self.put_back(&paid.token).await {
             Landed::Wallet(net) => {
-                self.close(&mut saved, "never answered; the token is back in the wallet")?;
+                self.close(
+                    &mut saved,
+                    "never answered; the token is back in the wallet",
+                )?;
                 Err(came_back(error, net))
             }
             Landed::Gone => {
@@ -142,7 +150,13 @@ impl Client {
                 self.records.save_request(&saved)?;
                 Err(undecided(error, &saved))
             }
-            Landed::Worthless(why) => Err(undecided(ClientError { message: why, ..error }, &saved)),
+            Landed::Worthless(why) => Err(undecided(
+                ClientError {
+                    message: why,
+                    ..error
+                },
+                &saved,
+            )),
             Landed::Later(later) => Err(undecided(later, &saved)),
         }
     }
@@ -164,7 +178,12 @@ impl Client {
         }
         self.close(&mut saved, "done")?;
         let refunded = self.take_refunds(&saved.provider, &refunds).await?;
-        Ok(Settled { request_id: saved.request_id, answer, lease, refunded })
+        Ok(Settled {
+            request_id: saved.request_id,
+            answer,
+            lease,
+            refunded,
+        })
     }
 
     fn write_answer(
@@ -275,7 +294,7 @@ impl Client {
             error.token = Some(Returned(paid.token.clone().into()));
             return Ok(error);
         }
-        Ok(match self.take_in(&paid.token).await {
+        Ok(match self.put_back(&paid.token).await {
             Landed::Wallet(net) => {
                 self.close(saved, "refused; the token is back in the wallet")?;
                 came_back(error, net)
@@ -311,13 +330,8 @@ impl Client {
     }
 
     async fn resume_take_back(&self, mut saved: SavedRequest) -> Result<Settled, ClientError> {
-        let error = ClientError::new(
-            Kind::Refused,
-            "refused",
-            saved.note.clone(),
-            "",
-        )
-        .with_request(saved.request_id);
+        let error = ClientError::new(Kind::Refused, "refused", saved.note.clone(), "")
+            .with_request(saved.request_id);
         match saved.paid.clone() {
             Some(paid) => Err(self.take_back(&mut saved, &paid, error).await?),
             None => Err(error),
@@ -330,10 +344,13 @@ impl Client {
             error.token = Some(Returned(paid.token.clone().into()));
             return error;
         }
-        match self.take_in(&paid.token).await {
+        match self.put_back(&paid.token).await {
             Landed::Wallet(net) => came_back(error, net),
             // It cannot be written down nor put back: the person gets it.
-            _ => ClientError { token: Some(Returned(paid.token.clone().into())), ..error },
+            _ => ClientError {
+                token: Some(Returned(paid.token.clone().into())),
+                ..error
+            },
         }
     }
 
@@ -349,5 +366,8 @@ fn is_pending(outcome: &Outcome) -> bool {
 }
 
 fn came_back(error: ClientError, net: Msat) -> ClientError {
-    ClientError { refunded_msat: net, ..error }
+    ClientError {
+        refunded_msat: net,
+        ..error
+    }
 }

@@ -33,9 +33,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli,
         Err(error) => return usage(&args, &error),
     };
-    crate::telemetry_for_cli();
+    logs();
     let json = cli.global.json;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(1, "internal", &format!("no runtime: {error}"), "");
@@ -48,10 +51,30 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     finish(json, result.map_err(|error| failure(&error)))
 }
 
+/// Logs go to standard error, and only when `SATLET_LOG` asks for them.
+fn logs() {
+    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("SATLET_LOG") else {
+        return;
+    };
+    let set = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+    if let Err(error) = set {
+        note(&format!("no logs: {error}"));
+    }
+}
+
 /// What clap says: help and version are no failures.
 fn usage(args: &[OsString], error: &clap::Error) -> u8 {
-    let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let shown = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    let json = args
+        .iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg == "--json");
     if shown || !json {
         let _ = error.print();
         return if shown { 0 } else { 2 };
@@ -59,7 +82,10 @@ fn usage(args: &[OsString], error: &clap::Error) -> u8 {
     let text = error.to_string();
     let message = text.lines().next().unwrap_or_default();
     let message = message.trim_start_matches("error: ");
-    finish(true, Err(Failure::new(2, "usage", message, "See satlet help.")))
+    finish(
+        true,
+        Err(Failure::new(2, "usage", message, "See satlet help.")),
+    )
 }
 
 fn failure(error: &ClientError) -> Failure {
@@ -81,12 +107,17 @@ async fn run(cli: Cli) -> Outcome {
         Command::Status { lease } => leases::status(&app, &lease).await,
         Command::Topup { lease, pay } => leases::topup(&app, &lease, pay).await,
         Command::Ssh(args) => enter::ssh(&app, args).await,
-        Command::Exec { lease, builtin, command } => {
-            enter::exec(&app, &lease, builtin, &command).await
-        }
-        Command::Cp { recursive, builtin, from, to } => {
-            enter::cp(&app, recursive, builtin, &from, &to).await
-        }
+        Command::Exec {
+            lease,
+            builtin,
+            command,
+        } => enter::exec(&app, &lease, builtin, &command).await,
+        Command::Cp {
+            recursive,
+            builtin,
+            from,
+            to,
+        } => enter::cp(&app, recursive, builtin, &from, &to).await,
         Command::Logs { lease, bytes } => leases::logs(&app, &lease, bytes).await,
         Command::Stop { lease } => leases::stop(&app, &lease).await,
         Command::Wallet(command) => wallet::run(&app, command).await,
@@ -94,9 +125,16 @@ async fn run(cli: Cli) -> Outcome {
         Command::Config(command) => settings::config(&app, command),
         #[cfg(feature = "demo")]
         Command::Demo { run, keep } => {
-            let args = crate::demo::DemoArgs { json: app.global.json, run, keep };
+            let args = crate::demo::DemoArgs {
+                json: app.global.json,
+                run,
+                keep,
+            };
             let code = crate::demo::run(args).await;
-            Ok(Done { code, ..Done::default() })
+            Ok(Done {
+                code,
+                ..Done::default()
+            })
         }
     }
 }
@@ -158,6 +196,9 @@ fn token_text(given: &str) -> Result<String, ClientError> {
     }
     let limit = u64::try_from(crate::protocol::MAX_TOKEN).unwrap_or(u64::MAX);
     let mut text = String::new();
-    std::io::stdin().lock().take(limit + 2).read_to_string(&mut text)?;
+    std::io::stdin()
+        .lock()
+        .take(limit + 2)
+        .read_to_string(&mut text)?;
     Ok(text.trim().to_owned())
 }
