@@ -1,0 +1,3 @@
+//! What a user would notice, with real parts in one process.
+
+mod relay;
