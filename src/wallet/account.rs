@@ -53,10 +53,6 @@ pub(super) enum Trace {
 }
 
 impl Account {
-    pub(super) fn mint(&self) -> &MintUrl {
-        &self.mint
-    }
-
     pub(super) fn msat(&self, amount: cdk::Amount) -> Result<Msat, WalletError> {
         token::to_msat(&self.unit, amount.into())
             .ok_or_else(|| WalletError::Store("an amount is too large".to_owned()))

@@ -9,12 +9,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-use super::account::Account;
-
 /// Operations that wait for their turn; more are turned away.
 const QUEUE: usize = 64;
 
-type Job = Box<dyn FnOnce(Arc<Account>) -> BoxFuture<'static, ()> + Send>;
+type Job<A> = Box<dyn FnOnce(Arc<A>) -> BoxFuture<'static, ()> + Send>;
 
 /// Why there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,25 +23,34 @@ pub(super) enum Lost {
     Begun,
 }
 
-/// A (mint, unit) and the task that works on it. The task ends with the last
+/// An account and the task that works on it. The task ends with the last
 /// sender, after what it had begun.
-#[derive(Clone, Debug)]
-pub(super) struct Actor {
-    account: Arc<Account>,
-    jobs: mpsc::Sender<Job>,
+#[derive(Debug)]
+pub(super) struct Actor<A> {
+    account: Arc<A>,
+    jobs: mpsc::Sender<Job<A>>,
 }
 
-impl Actor {
+impl<A> Clone for Actor<A> {
+    fn clone(&self) -> Self {
+        Self {
+            account: Arc::clone(&self.account),
+            jobs: self.jobs.clone(),
+        }
+    }
+}
+
+impl<A: Send + Sync + 'static> Actor<A> {
     /// Starts the task. Needs a tokio runtime.
-    pub(super) fn start(account: Account) -> Self {
+    pub(super) fn start(account: A) -> Self {
         let account = Arc::new(account);
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        let (jobs, mut queue) = mpsc::channel::<Job<A>>(QUEUE);
         let worker = Arc::clone(&account);
         tokio::spawn(async move {
             while let Some(job) = queue.recv().await {
                 // A task of its own, so that a panic in there ends that job only.
                 if tokio::spawn(job(Arc::clone(&worker))).await.is_err() {
-                    tracing::error!(mint = %worker.mint().0, "a wallet operation panicked");
+                    tracing::error!("a wallet operation panicked");
                 }
             }
         });
@@ -51,7 +58,7 @@ impl Actor {
     }
 
     /// What the task works on, for questions that change nothing.
-    pub(super) fn account(&self) -> &Arc<Account> {
+    pub(super) fn account(&self) -> &Arc<A> {
         &self.account
     }
 
@@ -59,13 +66,13 @@ impl Actor {
     pub(super) async fn run<T, F>(&self, wait: Duration, op: F) -> Result<T, Lost>
     where
         T: Send + 'static,
-        F: FnOnce(Arc<Account>) -> BoxFuture<'static, T> + Send + 'static,
+        F: FnOnce(Arc<A>) -> BoxFuture<'static, T> + Send + 'static,
     {
         // Whoever sets it first decides: the task begins, or the caller left before.
         let decided = Arc::new(AtomicBool::new(false));
         let begun = Arc::clone(&decided);
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |account| {
+        let job: Job<A> = Box::new(move |account| {
             Box::pin(async move {
                 if !begun.swap(true, Ordering::SeqCst) {
                     let _ = reply.send(op(account).await);

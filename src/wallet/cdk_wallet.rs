@@ -17,7 +17,7 @@ use cdk_redb::WalletRedbDatabase;
 use futures::future::{BoxFuture, join_all};
 
 use super::account::{Account, Store};
-use super::actor::{Actor, Lost};
+use super::actor::{self, Lost};
 use super::errors::{maybe_sent, nothing_sent, store};
 use super::keysets::Owners;
 use super::recovery::Seed;
@@ -120,6 +120,8 @@ impl std::fmt::Debug for PendingSend {
             .finish_non_exhaustive()
     }
 }
+
+type Actor = actor::Actor<Account>;
 
 type Actors = BTreeMap<(MintUrl, Unit), Actor>;
 

@@ -7,12 +7,16 @@
 mod account;
 mod actor;
 pub mod cdk_wallet;
+#[cfg(any(test, feature = "demo"))]
+pub mod conformance;
 mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 mod keysets;
 mod recovery;
 pub mod seed;
+#[cfg(test)]
+mod tests;
 mod token;
 mod transport;
 

@@ -1,3 +1,5 @@
-//! What a user would notice, with real parts in one process.
+//! Whole stories over real parts.
 
+mod consumer;
 mod relay;
+mod wallet;

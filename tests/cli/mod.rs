@@ -1,0 +1,3 @@
+//! The built binaries, as users call them.
+
+mod satlet;
