@@ -13,4 +13,5 @@
 mod support;
 
 mod cli;
+mod real;
 mod scenarios;

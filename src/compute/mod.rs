@@ -6,6 +6,8 @@
 //! could not ask" is an error, never [`Observed::Absent`]**. Only a backend that
 //! looked and found nothing says `Absent`.
 
+pub mod sftp_server;
+
 use std::sync::Arc;
 use std::time::Duration;
 
