@@ -217,7 +217,14 @@ impl Client {
 
     /// Reads a token that the user pasted, as far as that goes without a mint.
     pub(super) fn pasted(&self, token: &str, terms: &[MintTerms]) -> Result<Payment, ClientError> {
-        let info = wallet::read_info(token)?;
+        let known = self
+            .given_wallet
+            .as_ref()
+            .map(|wallet| wallet.inspect(token));
+        let info = match known {
+            Some(Ok(info)) => info,
+            _ => wallet::read_info(token)?,
+        };
         let unit = unit_name(&info.unit);
         let fits = terms.is_empty()
             || terms.iter().any(|mint| {

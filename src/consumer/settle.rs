@@ -54,10 +54,11 @@ impl Client {
     /// The records cannot be read. That a provider does not answer is no error.
     pub async fn settle(&self, progress: Progress<'_>) -> Result<Vec<Leftover>, ClientError> {
         let open = self.records.open_requests()?;
+        let wait = self.timeout.unwrap_or(SETTLE_WAIT).min(SETTLE_WAIT);
         let work = open
             .into_iter()
             .filter(|saved| saved.standing != Standing::Disputed)
-            .map(|saved| self.leftover(saved.request_id, SETTLE_WAIT, progress));
+            .map(|saved| self.leftover(saved.request_id, wait, progress));
         let done = futures::future::join_all(work).await;
         let refunded = self.receive_refunds().await?;
         if !refunded.is_zero() {
