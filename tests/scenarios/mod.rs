@@ -1,5 +1,5 @@
 //! Whole stories over real parts.
 
-mod consumer;
+pub(crate) mod consumer;
 mod relay;
 mod wallet;
