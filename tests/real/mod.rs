@@ -1,3 +1,4 @@
 //! Against programs that others wrote.
 
 mod gateway;
+mod ssh_client;

@@ -1,4 +1,5 @@
 //! What several tests need.
 
 pub(crate) mod local_backend;
+pub(crate) mod local_gateway;
 pub mod proxy;
