@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 
-pub use token::{MAX_PROOFS, normalise};
+pub use token::{MAX_PROOFS, normalise, read_info};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

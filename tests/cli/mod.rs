@@ -1,3 +1,4 @@
 //! The binaries, run as people run them.
 
+mod satlet;
 mod satletd;
