@@ -91,6 +91,4 @@ fn a_skip_is_written_down_in_one_line() {
 }
 pub mod host;
 pub mod lan;
-pub mod local_backend;
-pub mod local_gateway;
 pub mod outside;
