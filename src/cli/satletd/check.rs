@@ -59,7 +59,12 @@ pub(super) fn check(
 
 async fn look(config: &Config, network: bool) -> Vec<Finding> {
     let settings = &config.settings;
-    let backend = backend::open(&settings.backend, &settings.data_dir).await;
+    let backend = backend::open(
+        &settings.backend,
+        &settings.data_dir,
+        settings.images.max_mib,
+    )
+    .await;
     let facts = doctor::gather(settings, backend, now(), network).await;
     doctor::findings(settings, &facts)
 }

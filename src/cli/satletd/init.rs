@@ -219,7 +219,7 @@ fn look(output: &mut Output<'_>, args: &InitArgs) -> anyhow::Result<Host> {
     let setting = BackendSetting::Sandbox(SandboxSetting::default());
     let dir = tempfile::tempdir()?;
     let seen: Result<(Capabilities, Inventory), _> = runtime()?.block_on(async {
-        let backend = backend::open(&setting, dir.path()).await?;
+        let backend = backend::open(&setting, dir.path(), 1024).await?;
         Ok::<_, crate::compute::BackendError>((
             backend.capabilities().clone(),
             backend.inventory().await?,

@@ -64,9 +64,13 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
     let keys = secrets::read(config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed"))?
         .keys;
-    let backend = backend::open(&settings.backend, &settings.data_dir)
-        .await
-        .context("the backend cannot be opened")?;
+    let backend = backend::open(
+        &settings.backend,
+        &settings.data_dir,
+        settings.images.max_mib,
+    )
+    .await
+    .context("the backend cannot be opened")?;
     let mints = settings.mints.iter().map(|mint| MintTerms {
         url: mint.url.clone(),
         units: vec!["sat".to_owned()],

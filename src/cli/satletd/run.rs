@@ -1,6 +1,8 @@
 //! `satletd run`: configuration, logs, signals, the daemon, and a drain that
 //! a second signal cuts short.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::output::Output;
 use super::{ConfigArg, Exit, load};
 use crate::config::{Config, secrets};
+use crate::provider::backend;
+use crate::provider::control::Control;
+use crate::provider::daemon::{Provider, Setup};
+use crate::provider::queries::Desk;
+use crate::relay::session::RelayOptions;
 use crate::telemetry;
 
 pub(super) fn run(output: &mut Output<'_>, arg: &ConfigArg) -> anyhow::Result<Exit> {
@@ -56,6 +63,32 @@ async fn either(term: &mut Signal, int: &mut Signal) -> &'static str {
 async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let secrets = secrets::read(&config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed since they were checked"))?;
-    let _ = (secrets, shutdown);
-    anyhow::bail!("the daemon is not part of this build")
+    let settings = config.settings;
+    let backend = backend::open(
+        &settings.backend,
+        &settings.data_dir,
+        settings.images.max_mib,
+    )
+    .await?;
+    for note in &backend.capabilities().notes {
+        tracing::warn!("{note}");
+    }
+    let control = Control::bind(&settings.data_dir)?;
+    let provider = Provider::start(Setup {
+        settings,
+        keys: secrets.keys,
+        seed: secrets.mnemonic.to_seed(""),
+        backend,
+        relays: RelayOptions::default(),
+    })
+    .await?;
+    tracing::info!(gateway = %provider.gateway().local_addr(), "satletd serves");
+    let desk = Desk::new(Arc::clone(provider.ctx()), provider.relays().clone());
+    tokio::select! {
+        () = control.serve(Arc::new(desk)) => anyhow::bail!("the control socket ended"),
+        () = provider.gateway().stopped() => anyhow::bail!("the SSH gateway ended"),
+        () = shutdown.cancelled() => {}
+    }
+    provider.shutdown().await;
+    Ok(())
 }
