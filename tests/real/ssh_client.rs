@@ -16,6 +16,7 @@ use satlet::consumer::ssh::{
 use satlet::gateway::{GatewayLimits, HostKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::local_backend::PANIC;
 use crate::support::local_gateway::{Bench, LEASE, noise, until};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -127,6 +128,23 @@ async fn a_reader_that_goes_ends_the_command() {
     assert_eq!(code.unwrap(), 128 + 13);
     let seen = bench.backend.seen.clone();
     until("end of yes", || seen.running.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_session_is_the_end_of_that_session_alone() {
+    let bench = bench().await;
+    let client = SshClient::connect(&bench.target()).await.unwrap();
+    let run = async |line: &str| {
+        let (input, mut out) = (Input::bytes(Vec::new()), Vec::new());
+        let running = client.exec(Some(line), None, input, &mut out, tokio::io::sink());
+        let code = tokio::time::timeout(LONG, running).await.unwrap();
+        (code, out)
+    };
+    let other = run("read line; echo still here");
+    let (panicked, (code, out)) = tokio::join!(run(PANIC), other);
+    assert!(panicked.0.is_err());
+    assert_eq!((code.unwrap(), &out[..]), (0, &b"still here\n"[..]));
+    assert_eq!(run("exit 5").await.0.unwrap(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
