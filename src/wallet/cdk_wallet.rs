@@ -15,6 +15,7 @@ use cdk::wallet::{MintConnector, RateLimitConfig, RateLimiterManager, WalletBuil
 use cdk_common::rate_limit::RateLimitedTransport;
 use cdk_redb::WalletRedbDatabase;
 use futures::future::{BoxFuture, join_all};
+use tokio::task::JoinHandle;
 
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
@@ -126,8 +127,8 @@ type Actor = actor::Actor<Account>;
 type Actors = BTreeMap<(MintUrl, Unit), Actor>;
 
 /// Ecash at several mints, in one file. Open it inside a tokio runtime. Once
-/// dropped, it ends what it had begun and then closes its file.
-#[derive(Debug)]
+/// dropped, it ends what it had begun and then closes its file;
+/// [`close`](Self::close) waits for that.
 pub struct CdkWallet {
     store: Store,
     seed: Seed,
@@ -137,6 +138,15 @@ pub struct CdkWallet {
     listed: BTreeMap<MintUrl, u32>,
     keysets: Owners,
     actors: Mutex<Actors>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for CdkWallet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CdkWallet")
+            .field("listed", &self.listed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CdkWallet {
@@ -169,9 +179,19 @@ impl CdkWallet {
             listed,
             keysets: Owners::default(),
             actors: Mutex::default(),
+            tasks: Mutex::default(),
         };
         wallet.start_known().await?;
         Ok(wallet)
+    }
+
+    /// Ends what was begun, at most as long as an operation may take, and closes
+    /// the file.
+    pub async fn close(self) {
+        let wait = self.timeout.saturating_mul(OPERATION_TIMEOUTS);
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self);
+        let _ = tokio::time::timeout(wait, join_all(tasks)).await;
     }
 
     /// Starts the actors of listed mints, and of those that an earlier run used:
@@ -217,7 +237,11 @@ impl CdkWallet {
             Unit::Msat => Unit::Sat,
         };
         let sibling = actors.get(&(mint.clone(), other)).map(Actor::account);
-        let actor = Actor::start(self.account(mint, unit, sibling)?);
+        let (actor, task) = Actor::start(self.account(mint, unit, sibling)?);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
         actors.insert(key, actor.clone());
         Ok(actor)
     }
