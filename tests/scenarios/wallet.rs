@@ -476,6 +476,23 @@ async fn a_wallet_does_not_show_its_seed() {
     assert_eq!(mode & 0o077, 0, "proofs are bearer money");
 }
 
+/// The invoice is paid while the wallet is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ecash_that_was_paid_for_meanwhile_is_fetched() {
+    let stage = behind().await;
+    let wallet = stage.wallet(1).await;
+    let quote = wallet.mint_quote(&stage.url, &Unit::Sat, sat(21)).await;
+    assert!(quote.unwrap().bolt11.starts_with("lnbc"));
+    wallet.close().await;
+    let wallet = stage.wallet(1).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while wallet.recover().await.unwrap().recovered == 0 {
+        assert!(Instant::now() < deadline, "the invoice is never paid");
+    }
+    assert_eq!(total(&wallet).await, sat(21));
+    assert_eq!(wallet.recover().await.unwrap(), Recovery::default());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_small_proofs_become_few() {
     let stage = behind().await;
