@@ -13,6 +13,7 @@ mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 mod keysets;
+mod owner;
 mod recovery;
 mod resync;
 pub mod seed;
