@@ -1051,6 +1051,88 @@ async fn an_ordinary_user_for_another_test() {
     rootless(&root).await;
 }
 
+/// An image with a command that says who and where it is.
+fn image_spec(dir: &Path) -> Option<WorkloadSpec> {
+    let image = crate::support::oci::OciImage::with_shell()?
+        .file(
+            "etc/passwd",
+            b"root:x:0:0::/root:/bin/sh\nworker:x:77:78::/work:/bin/sh\n",
+            0o644,
+        )
+        .file("data/file", b"of the image\n", 0o644)
+        .env(&["FROM=image", "COLOUR=red"])
+        .workdir("/made/here")
+        .user("worker")
+        .cmd(&["sh", "-c", "id -u; pwd; echo $FROM $COLOUR; sleep 1000"]);
+    let layout = dir.join("layout");
+    image.write_dir(&layout);
+    let mut spec = spec();
+    spec.image = Image::Layout(layout);
+    Some(spec)
+}
+
+async fn image_runs(sandbox: &Sandbox, spec: &WorkloadSpec) {
+    let handle = sandbox.create(&key(), spec).await.unwrap();
+    let logged = async || {
+        let log = sandbox.logs().unwrap().logs(&handle, 1000).await.unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    };
+    until("it has said it", async || {
+        logged().await.lines().count() >= 3
+    })
+    .await;
+    assert_eq!(logged().await, "77\n/made/here\nimage blue\n");
+    let out = run(
+        sandbox,
+        &handle,
+        "id -u; cat /data/file; echo mine > /data/file; ls -ln /data/file; ls -ld /usr/games; echo $FROM",
+    )
+    .await;
+    assert!(
+        out.stdout.starts_with("0\nof the image\n"),
+        "{}{}",
+        out.stdout,
+        out.stderr
+    );
+    assert!(
+        out.stdout.contains(" 0 0 ") || out.stdout.contains(" 0        0 "),
+        "owned by the tenant's root: {}",
+        out.stdout
+    );
+    assert!(out.stdout.ends_with("image\n"), "{}", out.stdout);
+    assert!(
+        out.stderr.contains("/usr/games"),
+        "the host's /usr is not there: {}",
+        out.stderr
+    );
+    sandbox
+        .stop(&handle, Duration::from_millis(300))
+        .await
+        .unwrap();
+    sandbox.start(&handle).await.unwrap();
+    assert_eq!(
+        run(sandbox, &handle, "cat /data/file").await.stdout,
+        "mine\n"
+    );
+    let other = sandbox.create(&key(), spec).await.unwrap();
+    assert_eq!(
+        run(sandbox, &other, "cat /data/file").await.stdout,
+        "of the image\n"
+    );
+}
+
+#[tokio::test]
+async fn an_image_runs_as_it_says_and_is_never_changed() {
+    need_root!("an_image_runs_as_it_says_and_is_never_changed");
+    let bed = Bed::new().await;
+    let Some(spec) = image_spec(bed.dir.path()) else {
+        eprintln!("SKIPPED an_image_runs_as_it_says_and_is_never_changed: no shell for an image");
+        return;
+    };
+    image_runs(&bed.sandbox, &spec).await;
+    assert!(bed.sandbox.prune_images().await.unwrap().is_empty());
+}
+
 async fn rootless(root: &Path) {
     let sandbox = Sandbox::open(config(root, NetworkChoice::default()))
         .await

@@ -57,8 +57,13 @@ impl Backend for Sandbox {
     }
 
     async fn create(&self, key: &WorkloadKey, spec: &WorkloadSpec) -> Result<Handle, BackendError> {
-        let image = self.prepared(&spec.image).await?;
-        let (meta, fresh) = self.ensure(key, spec, image.as_deref())?;
+        let (meta, fresh) = match self.meta(key)? {
+            Some(meta) => (meta, false),
+            None => {
+                let image = self.prepared(&spec.image).await?;
+                self.ensure(key, spec, image.as_deref())?
+            }
+        };
         match self.bring_up(&meta).await {
             Ok(_) => Ok(self.handle(&meta)),
             Err(err @ BackendError::OutcomeUnknown(_)) => Err(err),
@@ -239,8 +244,7 @@ impl Exec for Sandbox {
         if self.frozen(&meta.labels.lease)? {
             return Err(BackendError::Retry("the workload is paused".to_owned()));
         }
-        let image = self.prepared(&meta.spec.image).await?;
-        let request = self.enter_request(&meta, note, image.as_deref(), request);
+        let request = self.enter_request(&meta, note, request);
         let failed = |err| BackendError::Retry(format!("the sandbox helper: {err}"));
         let start = async {
             let request = Request::Enter(Box::new(request));

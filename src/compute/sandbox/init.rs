@@ -206,6 +206,8 @@ impl Init {
             program.env.push(("HOME".to_owned(), user.home.clone()));
         }
         let cwd = if self.cwd.is_empty() { "/" } else { &self.cwd };
+        // An image may name one that it does not have.
+        let _ = std::fs::create_dir_all(cwd);
         launch::reset_signals()?;
         launch::become_tenant(&user)?;
         nix::unistd::chdir(cwd).map_err(|err| io::Error::other(format!("{cwd}: {err}")))?;

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::image::RunConfig;
 use super::wire::RunNote;
 use crate::compute::{Labels, WorkloadKey, WorkloadSpec};
 
@@ -66,8 +67,20 @@ pub(super) struct Meta {
     pub(super) spec: WorkloadSpec,
     /// Its number: ids and addresses follow from it and the instance's.
     pub(super) slot: u32,
-    /// Digest of the image that it was made from, where there is one.
-    pub(super) image_digest: Option<String>,
+    /// The image that it was made from, where there is one: a tag may mean
+    /// another tomorrow, and this one's files are below the tenant's changes.
+    pub(super) image: Option<MetaImage>,
+}
+
+/// The image of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MetaImage {
+    /// Digest of its manifest.
+    pub(super) digest: String,
+    /// Where it is unpacked.
+    pub(super) rootfs: PathBuf,
+    /// What it says about running it.
+    pub(super) config: RunConfig,
 }
 
 /// The state directory.
