@@ -29,8 +29,19 @@ macro_rules! need_root {
 /// A state directory of its own, with everything in it removed at the end, on
 /// failure too.
 struct Bed {
+    // First, so that it goes before its directory does.
+    sandbox: Guard,
     dir: tempfile::TempDir,
-    sandbox: Sandbox,
+}
+
+/// A sandbox whose workloads are all destroyed at the end.
+struct Guard(Sandbox);
+
+impl std::ops::Deref for Guard {
+    type Target = Sandbox;
+    fn deref(&self) -> &Sandbox {
+        &self.0
+    }
 }
 
 fn config(root: &Path, network: NetworkChoice) -> SandboxConfig {
@@ -51,7 +62,10 @@ impl Bed {
     async fn with(network: NetworkChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::open(config(dir.path(), network)).await.unwrap();
-        Self { dir, sandbox }
+        Self {
+            dir,
+            sandbox: Guard(sandbox),
+        }
     }
 
     async fn create(&self, spec: &WorkloadSpec) -> Handle {
@@ -59,9 +73,9 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Guard {
     fn drop(&mut self) {
-        let sandbox = &self.sandbox;
+        let sandbox = &self.0;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,7 +85,7 @@ impl Drop for Bed {
                 runtime.block_on(async {
                     for owned in sandbox.list_owned().await.unwrap_or_default() {
                         if let Err(err) = sandbox.destroy(&owned.handle).await {
-                            eprintln!("left behind in {}: {err}", self.dir.path().display());
+                            eprintln!("left behind: {err}");
                         }
                     }
                 });
@@ -399,7 +413,7 @@ async fn limits_hold() {
         running_since(&bed.sandbox, &handle).await;
     }
     if held.pids {
-        let bomb = "perl -e 'for (1..500) { $p = fork; if (!defined $p) { print \"refused after $_\\n\"; exit } if (!$p) { sleep 30; exit } }'";
+        let bomb = "perl -e 'for (1..500) { $p = fork; if (!defined $p) { print \"refused after $_\\n\"; exit } if (!$p) { close STDOUT; close STDERR; sleep 30; exit } }'";
         let out = run(&bed.sandbox, &handle, bomb).await;
         assert!(
             out.stdout.contains("refused after"),
@@ -620,8 +634,11 @@ async fn a_create_that_is_dropped_leaves_nothing_after_destroy() {
             .count();
         assert_eq!(slots, 0, "after {delay} ms");
     }
-    let left = mounts_and_groups(bed.dir.path());
-    assert!(left.is_empty(), "{left:?}");
+    // The kernel takes a mount namespace apart after its last process.
+    until("all is let go", async || {
+        mounts_and_groups(bed.dir.path()).is_empty()
+    })
+    .await;
 }
 
 /// Loop devices and control groups of a state directory.
@@ -688,4 +705,402 @@ async fn futures_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> 
     })
     .await;
     done.into_iter().map(Option::unwrap).collect()
+}
+
+/// A host that is "out there": a network namespace two hops away, with an
+/// address that is nobody's LAN, and a server that says hello on every
+/// connection.
+struct Outside {
+    namespace: String,
+    address: String,
+    server: Option<std::process::Child>,
+}
+
+fn ip(args: &str) -> bool {
+    std::process::Command::new("ip")
+        .args(args.split(' '))
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+impl Outside {
+    fn new() -> Self {
+        let tag: u16 = rand::random();
+        let (a, b) = (tag >> 8, tag & 0xff);
+        let namespace = format!("slt{tag:04x}");
+        let address = format!("45.67.{a}.{b}");
+        let (near, far) = (
+            format!("198.19.{a}.{}", (b & 0xfc) + 1),
+            format!("198.19.{a}.{}", (b & 0xfc) + 2),
+        );
+        assert!(ip(&format!("netns add {namespace}")));
+        let mut outside = Self {
+            namespace: namespace.clone(),
+            address: address.clone(),
+            server: None,
+        };
+        for step in [
+            format!("link add {namespace} type veth peer name eth0 netns {namespace}"),
+            format!("addr add {near}/30 dev {namespace}"),
+            format!("link set {namespace} up"),
+            format!("-n {namespace} addr add {far}/30 dev eth0"),
+            format!("-n {namespace} link set eth0 up"),
+            format!("-n {namespace} link set lo up"),
+            format!("-n {namespace} addr add {address}/32 dev lo"),
+            format!("route add {address}/32 via {far}"),
+        ] {
+            assert!(ip(&step), "{step}");
+        }
+        let script = "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 8080, ReuseAddr => 1) or die; \
+                      while (my $c = $s->accept) { print $c 'hello ' . $c->peerhost . \"\\n\"; close $c }";
+        let server = std::process::Command::new("ip")
+            .args(["netns", "exec", &namespace, "perl", "-e", script])
+            .spawn()
+            .unwrap();
+        outside.server = Some(server);
+        outside
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        ip(&format!("link delete {}", self.namespace));
+        ip(&format!("netns delete {}", self.namespace));
+    }
+}
+
+fn fetch(address: &str, port: u16) -> String {
+    format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{address}/{port} && cat <&3'")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_out_leads_nowhere_near() {
+    need_root!("the_way_out_leads_nowhere_near");
+    let outside = Outside::new();
+    let bed = Bed::with(NetworkChoice::Outgoing {
+        resolvers: vec!["1.1.1.1".parse().unwrap()],
+    })
+    .await;
+    if !bed.sandbox.capabilities().outgoing_network {
+        eprintln!(
+            "SKIPPED the_way_out_leads_nowhere_near: {:?}",
+            bed.sandbox.capabilities().notes
+        );
+        return;
+    }
+    let began = Instant::now();
+    let handle = bed.create(&spec()).await;
+    eprintln!("create with network took {:?}", began.elapsed());
+    let neighbour = bed.create(&spec()).await;
+
+    let mut greeting = String::new();
+    until("the way out works", async || {
+        greeting = run(&bed.sandbox, &handle, &fetch(&outside.address, 8080))
+            .await
+            .stdout;
+        greeting.starts_with("hello 198.19.")
+    })
+    .await;
+
+    // Services of the host, on every address it has.
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"the host\n").await;
+        }
+    });
+    let gateway = run(
+        &bed.sandbox,
+        &handle,
+        "ip -4 route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'",
+    )
+    .await
+    .stdout;
+    let mut closed: Vec<String> = [
+        "127.0.0.1",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.0.1",
+        "172.17.0.1",
+        "100.100.100.200",
+        gateway.trim(),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let own = std::process::Command::new("hostname")
+        .arg("-I")
+        .output()
+        .unwrap();
+    closed.extend(
+        String::from_utf8_lossy(&own.stdout)
+            .split_whitespace()
+            .filter(|a| a.contains('.'))
+            .map(str::to_owned),
+    );
+    for address in &closed {
+        let out = run(&bed.sandbox, &handle, &fetch(address, port)).await;
+        assert_eq!(out.stdout, "", "{address} was reached");
+    }
+
+    // A neighbour's server.
+    let serve = "perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 7070) or die; while (my $c = $s->accept) { print $c \"neighbour\\n\" }'";
+    let server = bed
+        .sandbox
+        .exec()
+        .unwrap()
+        .exec(&neighbour, line(serve))
+        .await
+        .unwrap();
+    let dial = bed.sandbox.dial().unwrap();
+    let mut said = String::new();
+    until("the neighbour serves", async || {
+        match dial.dial(&neighbour, "localhost", 7070).await {
+            Ok(mut stream) => {
+                let mut bytes = [0; 10];
+                stream.read_exact(&mut bytes).await.unwrap();
+                said = String::from_utf8_lossy(&bytes).into_owned();
+                true
+            }
+            Err(_) => false,
+        }
+    })
+    .await;
+    assert_eq!(said, "neighbour\n");
+    let address = run(
+        &bed.sandbox,
+        &neighbour,
+        "ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'",
+    )
+    .await
+    .stdout;
+    let out = run(&bed.sandbox, &handle, &fetch(address.trim(), 7070)).await;
+    assert_eq!(out.stdout, "", "the neighbour at {address} was reached");
+    // The neighbour's loopback is not this one's, and a port nobody listens on
+    // is refused.
+    assert!(matches!(
+        dial.dial(&handle, "localhost", 7070).await.err(),
+        Some(BackendError::Permanent(_))
+    ));
+    drop(server);
+
+    let tables = || {
+        let out = std::process::Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let instance: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bed.dir.path().join("instance.json")).unwrap())
+            .unwrap();
+    let table = format!("satlet_{}", instance["id"].as_str().unwrap());
+    assert!(tables().contains(&table));
+    bed.sandbox.destroy(&handle).await.unwrap();
+    assert!(tables().contains(&table));
+    bed.sandbox.destroy(&neighbour).await.unwrap();
+    assert!(!tables().contains(&table));
+}
+
+#[tokio::test]
+async fn loopback_is_all_there_is_without_a_way_out() {
+    need_root!("loopback_is_all_there_is_without_a_way_out");
+    let bed = Bed::new().await;
+    assert!(!bed.sandbox.capabilities().outgoing_network);
+    let handle = bed.create(&spec()).await;
+    let out = run(
+        &bed.sandbox,
+        &handle,
+        "ip -o link | cut -d: -f2; ip -4 route",
+    )
+    .await;
+    assert_eq!(out.stdout.trim(), "lo");
+}
+
+/// Runs one test of this file again in a process of its own, as `user`.
+fn again(test: &str, user: Option<&str>, root: &Path) -> std::process::Command {
+    let program = std::env::current_exe().unwrap();
+    let mut command = match user {
+        None => std::process::Command::new(program),
+        Some(user) => {
+            let mut command = std::process::Command::new("setpriv");
+            command
+                .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
+                .arg(program);
+            command
+        }
+    };
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env("SATLET_TEST_ROOT", root)
+        .env("HOME", root);
+    command
+}
+
+/// The body of a test that runs in a process of its own; `None` in the run
+/// that is not for it.
+fn given_root() -> Option<PathBuf> {
+    std::env::var_os("SATLET_TEST_ROOT").map(PathBuf::from)
+}
+
+#[tokio::test]
+async fn a_killed_daemon_leaves_the_workload_running() {
+    need_root!("a_killed_daemon_leaves_the_workload_running");
+    let bed = Bed::new().await;
+    let mut child = again(
+        "real::sandbox::a_daemon_for_another_test",
+        None,
+        bed.dir.path(),
+    )
+    .spawn()
+    .unwrap();
+    let mut handle = None;
+    until("the other daemon has made one", async || {
+        handle = bed.sandbox.list_owned().await.unwrap().into_iter().next();
+        match &handle {
+            Some(owned) => bed
+                .sandbox
+                .observe(&owned.handle)
+                .await
+                .unwrap()
+                .is_running(),
+            None => false,
+        }
+    })
+    .await;
+    let handle = handle.unwrap().handle;
+    let since = running_since(&bed.sandbox, &handle).await;
+    until("it prints", async || {
+        !bed.sandbox
+            .logs()
+            .unwrap()
+            .logs(&handle, 100)
+            .await
+            .unwrap()
+            .is_empty()
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let size = async || {
+        bed.sandbox
+            .logs()
+            .unwrap()
+            .logs(&handle, usize::MAX)
+            .await
+            .unwrap()
+            .len()
+    };
+    let before = size().await;
+    until("it prints on", async || size().await > before + 20).await;
+    assert_eq!(running_since(&bed.sandbox, &handle).await, since);
+    assert_eq!(run(&bed.sandbox, &handle, "echo in").await.stdout, "in\n");
+}
+
+trait Running {
+    fn is_running(&self) -> bool;
+}
+
+impl Running for Observed {
+    fn is_running(&self) -> bool {
+        matches!(self, Observed::Running { .. })
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_for_another_test() {
+    let Some(root) = given_root() else { return };
+    let sandbox = Sandbox::open(config(&root, NetworkChoice::Loopback))
+        .await
+        .unwrap();
+    let mut ticking = spec();
+    ticking.command = ["sh", "-c", "while :; do echo tick; sleep 0.02; done"]
+        .map(str::to_owned)
+        .to_vec();
+    sandbox.create(&key(), &ticking).await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn an_ordinary_user_can_run_it() {
+    if !is_root() {
+        rootless(tempfile::tempdir().unwrap().path()).await;
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    nix::unistd::chown(dir.path(), Some(1000.into()), Some(1000.into())).unwrap();
+    let out = again(
+        "real::sandbox::an_ordinary_user_for_another_test",
+        Some("1000"),
+        dir.path(),
+    )
+    .output()
+    .unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    eprintln!("{text}");
+    assert!(out.status.success());
+}
+
+#[tokio::test]
+async fn an_ordinary_user_for_another_test() {
+    let Some(root) = given_root() else { return };
+    rootless(&root).await;
+}
+
+async fn rootless(root: &Path) {
+    let sandbox = Sandbox::open(config(root, NetworkChoice::default()))
+        .await
+        .unwrap();
+    let sandbox = Guard(sandbox);
+    let can = sandbox.capabilities();
+    assert!(!can.outgoing_network);
+    assert!(!can.enforces.disk);
+    assert!(!can.notes.is_empty());
+    if let Err(err) = sandbox.probe().await {
+        eprintln!("SKIPPED an_ordinary_user_can_run_it: {err}");
+        return;
+    }
+    let mut with_command = spec();
+    with_command.command = ["sh", "-c", "echo up; sleep 1000"]
+        .map(str::to_owned)
+        .to_vec();
+    let handle = sandbox.create(&key(), &with_command).await.unwrap();
+    let since = running_since(&sandbox, &handle).await;
+    let out = run(
+        &sandbox,
+        &handle,
+        "id -u; echo kept > /home/file; cat /etc/shadow; ls /proc | grep -c '^[0-9]'; ip -o link | wc -l; umask 777; mkdir /home/shut; exit 4",
+    )
+    .await;
+    assert_eq!(out.stdout, "0\n6\n1\n", "{}", out.stderr);
+    assert_eq!(out.status, ExitStatus::Code(4));
+    let request = ExecRequest {
+        tty: Some(TtySize { cols: 80, rows: 24 }),
+        ..line("tty; stty size")
+    };
+    let session = sandbox
+        .exec()
+        .unwrap()
+        .exec(&handle, request)
+        .await
+        .unwrap();
+    assert_eq!(finish(session, b"").await.stdout, "/dev/pts/0\r\n24 80\r\n");
+    assert_eq!(running_since(&sandbox, &handle).await, since);
+    sandbox
+        .stop(&handle, Duration::from_millis(500))
+        .await
+        .unwrap();
+    assert!(!sandbox.observe(&handle).await.unwrap().is_running());
+    sandbox.start(&handle).await.unwrap();
+    assert_eq!(
+        run(&sandbox, &handle, "cat /home/file").await.stdout,
+        "kept\n"
+    );
+    sandbox.destroy(&handle).await.unwrap();
+    assert_eq!(sandbox.observe(&handle).await.unwrap(), Observed::Absent);
+    assert_eq!(std::fs::read_dir(root.join("leases")).unwrap().count(), 0);
 }

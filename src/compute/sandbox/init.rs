@@ -45,6 +45,8 @@ pub(super) struct Init {
     pub(super) cwd: String,
     /// Whom it runs as.
     pub(super) user: String,
+    /// Whether its own user may look at it (proc(5), "dumpable").
+    pub(super) open: bool,
     /// Score to give to tenant processes (proc_pid_oom_score_adj(5)).
     pub(super) oom_score: Option<i32>,
 }
@@ -63,8 +65,15 @@ impl Executor for Init {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         // Until it is started, it ends with the helper that makes it: a helper
         // that is killed leaves no half-made workload waiting for ever.
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-            .map_err(|err| ExecutorValidationError::ArgValidationError(err.to_string()))
+        let ready = || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // Without root, only a process that may be looked at can be joined
+            // by the user who runs it; its tenant may then look at it too, and
+            // finds its own log and exit code there.
+            nix::sys::prctl::set_dumpable(self.open)
+        };
+        ready()
+            .map_err(|err: nix::Error| ExecutorValidationError::ArgValidationError(err.to_string()))
     }
 }
 

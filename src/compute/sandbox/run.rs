@@ -233,6 +233,7 @@ fn create(
         env: request.env.clone(),
         cwd: request.cwd.clone(),
         user: request.user.clone(),
+        open: request.uid_base.is_none(),
         oom_score: request.uid_base.map(|_| enter::OOM_SCORE),
     };
     let [stdin, stdout, stderr] = &files.null;
