@@ -1,4 +1,20 @@
-//! Tests that need a binary of ours, a real server, or a host.
+//! All tests that need a binary, a server, root or the source tree, in one
+//! binary that links once. Units live beside the code.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test that meets something else than it wants ends there"
+)]
 
-mod real;
+#[macro_use]
 mod support;
+
+mod cli;
+mod docs;
+mod layering;
+mod real;
+mod scenarios;
+mod vectors;

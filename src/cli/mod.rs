@@ -1,1 +1,4 @@
-//! cli
+//! Arguments and rendering of both binaries.
+
+#[cfg(feature = "provider")]
+pub mod satletd;

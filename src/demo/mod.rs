@@ -1,1 +1,4 @@
-//! demo
+//! Both sides of a lease, a relay and a mint in one process.
+
+pub mod mint;
+pub mod relay;

@@ -3,7 +3,24 @@
 //! by the backend's exec power, so any image with a shell works and nothing has
 //! to listen inside.
 
+mod algorithms;
+mod channel;
+mod connection;
+mod forward;
+mod handler;
+mod host_key;
+mod input;
+mod limits;
+mod server;
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
+
+pub use host_key::HostKey;
+pub use server::Gateway;
 
 use async_trait::async_trait;
 
@@ -70,4 +87,31 @@ impl Default for GatewayLimits {
             max_channels: 64,
         }
     }
+}
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {why}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The host key file cannot be read or written.
+    #[error("host key {path}: {why}")]
+    HostKeyFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// Others than its owner can read the host key.
+    #[error("host key {0}: others can read it; make it mode 0600")]
+    HostKeyExposed(std::path::PathBuf),
+    /// The file holds something that is not an unencrypted ed25519 key.
+    #[error("host key {0}: not an ed25519 key in OpenSSH format without a passphrase")]
+    HostKeyMalformed(std::path::PathBuf),
 }

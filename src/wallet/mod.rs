@@ -4,6 +4,23 @@
 //! actor for each mint and unit), [`FakeWallet`](fake::FakeWallet) the one that
 //! scenario tests use; both pass the suite in `conformance`.
 
+mod account;
+mod actor;
+pub mod cdk_wallet;
+#[cfg(any(test, feature = "demo"))]
+pub mod conformance;
+mod errors;
+#[cfg(any(test, feature = "demo"))]
+pub mod fake;
+mod keysets;
+mod recovery;
+mod resync;
+pub mod seed;
+#[cfg(test)]
+mod tests;
+mod token;
+mod transport;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -11,6 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+
+pub use token::{MAX_PROOFS, normalise};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

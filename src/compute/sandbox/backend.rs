@@ -84,12 +84,7 @@ impl Backend for Sandbox {
             let exit_code = store::read_exit(&dir).map_err(look)?;
             return Ok(Observed::Stopped { exit_code });
         };
-        let paused = match self.cgroup(key) {
-            Some(path) => cgroup::Cgroup::find(&path)
-                .and_then(|group| group.frozen())
-                .map_err(look)?,
-            None => false,
-        };
+        let paused = self.frozen(key)?;
         Ok(Observed::Running {
             started_at: Timestamp::from_secs(note.started_at),
             paused,
@@ -195,6 +190,15 @@ impl Sandbox {
         ))
     }
 
+    fn frozen(&self, key: &WorkloadKey) -> Result<bool, BackendError> {
+        match self.cgroup(key) {
+            Some(path) => cgroup::Cgroup::find(&path)
+                .and_then(|group| group.frozen())
+                .map_err(|err| BackendError::Retry(format!("looking at the workload: {err}"))),
+            None => Ok(false),
+        }
+    }
+
     fn set_frozen(&self, handle: &Handle, frozen: bool) -> Result<(), BackendError> {
         let key = self.key(handle)?;
         let (_, Some(_)) = self.running(key)? else {
@@ -232,6 +236,9 @@ impl Exec for Sandbox {
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
         let (meta, note) = self.target(handle)?;
+        if self.frozen(&meta.labels.lease)? {
+            return Err(BackendError::Retry("the workload is paused".to_owned()));
+        }
         let image = self.prepared(&meta.spec.image).await?;
         let request = self.enter_request(&meta, note, image.as_deref(), request);
         let failed = |err| BackendError::Retry(format!("the sandbox helper: {err}"));

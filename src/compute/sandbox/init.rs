@@ -37,6 +37,8 @@ pub(super) struct Init {
     pub(super) exit: RawFd,
     /// Where "it runs" or an error goes.
     pub(super) ready: RawFd,
+    /// A pipe that the helper holds open for as long as it lives.
+    pub(super) life: [RawFd; 2],
     /// The command; empty: none.
     pub(super) argv: Vec<String>,
     /// Its environment.
@@ -65,19 +67,35 @@ impl Executor for Init {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         // Until it is started, it ends with the helper that makes it: a helper
         // that is killed leaves no half-made workload waiting for ever.
-        let ready = || {
+        let ready = || -> io::Result<()> {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            self.helper_lives()?;
             // Without root, only a process that may be looked at can be joined
             // by the user who runs it; its tenant may then look at it too, and
             // finds its own log and exit code there.
-            nix::sys::prctl::set_dumpable(self.open)
+            nix::sys::prctl::set_dumpable(self.open)?;
+            Ok(())
         };
-        ready()
-            .map_err(|err: nix::Error| ExecutorValidationError::ArgValidationError(err.to_string()))
+        ready().map_err(|err| ExecutorValidationError::ArgValidationError(err.to_string()))
     }
 }
 
 impl Init {
+    /// An error where the helper ended before it could be asked to take this
+    /// process with it: then the other ends of the pipe are all closed.
+    fn helper_lives(&self) -> io::Result<()> {
+        let [read, write] = self.life;
+        drop(sys::take_fd(write)?);
+        let read = sys::take_fd(read)?;
+        let mut fds = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, PollTimeout::ZERO)?;
+        let [fd] = fds;
+        if fd.any().unwrap_or(false) {
+            return Err(io::Error::other("the helper is gone"));
+        }
+        Ok(())
+    }
+
     fn run(&self) -> io::Result<i32> {
         nix::sys::prctl::set_pdeathsig(None)?;
         let mut fds = self.settle_fds()?;

@@ -138,10 +138,8 @@ impl Sandbox {
         })
         .await
         .map_err(|err| BackendError::Permanent(format!("opening the sandbox: {err}")))?;
-        let limits = ImageLimits {
-            max_mib: config.max_image_mib,
-        };
-        let images = ImageStore::open(&store.root().join("images"), limits)?;
+        let limits = ImageLimits::default().with_max_mib(config.max_image_mib);
+        let images = ImageStore::open(store.root().join("images"), limits)?;
         let facts = find_facts(&program, &store, &instance).await?;
         let wanted = matches!(config.network, NetworkChoice::Outgoing { .. });
         Ok(Self {

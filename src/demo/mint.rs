@@ -1,0 +1,186 @@
+//! A mint in this process: cdk's mint over fake Lightning (every invoice is
+//! paid at once), its database in memory, served on a free loopback port.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cdk::Mint;
+use cdk::mint::{MintBuilder, MintMeltLimits};
+use cdk::nuts::{CurrencyUnit, PaymentMethod};
+use cdk::types::FeeReserve;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::core::money::Msat;
+use crate::wallet::cdk_wallet::CdkWallet;
+use crate::wallet::{MintUrl, Unit};
+
+/// Largest amount of one invoice, in pieces of the unit.
+const MAX_INVOICE: u64 = 100_000_000;
+
+/// How a [`TestMint`] is set up.
+#[derive(Clone, Debug)]
+pub struct MintOptions {
+    /// Input fee in parts per thousand per proof (NUT-02).
+    pub input_fee_ppk: u64,
+    /// Units it issues.
+    pub units: Vec<Unit>,
+    /// How long its Lightning node takes to pay and to be paid; whole seconds.
+    pub delay: Duration,
+}
+
+impl Default for MintOptions {
+    fn default() -> Self {
+        Self {
+            input_fee_ppk: 100,
+            units: vec![Unit::Sat, Unit::Msat],
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// A mint that runs in this process until it is dropped.
+pub struct TestMint {
+    mint: Arc<Mint>,
+    addr: SocketAddr,
+    server: Option<Server>,
+}
+
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for TestMint {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.task.abort();
+        }
+    }
+}
+
+impl TestMint {
+    /// Starts a mint with no ecash out.
+    ///
+    /// # Errors
+    /// Where the mint cannot be built or no loopback port be had.
+    pub async fn start(options: MintOptions) -> Result<Self> {
+        let mint = Arc::new(build(&options).await?);
+        mint.start().await.context("start the mint")?;
+        let mut this = Self {
+            mint,
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            server: None,
+        };
+        this.serve().await?;
+        Ok(this)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> MintUrl {
+        MintUrl(format!("http://{}", self.addr))
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops serving: connections are closed, new ones refused. What was issued
+    /// and spent is kept for [`restart`](Self::restart).
+    pub async fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            let _ = server.stop.send(());
+            // Kept-alive connections would hold a graceful end up.
+            server.task.abort();
+            let _ = server.task.await;
+        }
+    }
+
+    /// Serves again on the same port with the same state.
+    ///
+    /// # Errors
+    /// Where the port was taken in between.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await;
+        self.serve().await
+    }
+
+    /// Mints `sat` of ecash into `wallet` over the fake Lightning.
+    ///
+    /// # Errors
+    /// As [`CdkWallet::mint_quote`] and [`CdkWallet::mint_wait`].
+    pub async fn fund(&self, wallet: &CdkWallet, sat: u64) -> Result<()> {
+        let amount = Msat::from_sat(sat).context("too much")?;
+        self.fund_unit(wallet, &Unit::Sat, amount).await
+    }
+
+    /// As [`fund`](Self::fund), in another unit.
+    ///
+    /// # Errors
+    /// As [`fund`](Self::fund).
+    pub async fn fund_unit(&self, wallet: &CdkWallet, unit: &Unit, amount: Msat) -> Result<()> {
+        let quote = wallet.mint_quote(&self.url(), unit, amount).await?;
+        wallet.mint_wait(&quote, Duration::from_secs(30)).await?;
+        Ok(())
+    }
+
+    async fn serve(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.addr).await.context("bind")?;
+        self.addr = listener.local_addr()?;
+        let methods = vec!["bolt11".to_owned()];
+        let router = cdk_axum::create_mint_router(Arc::clone(&self.mint), methods).await?;
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let served = axum::serve(listener, router);
+            tokio::select! {
+                _ = served => {}
+                _ = stopped => {}
+            }
+        });
+        self.server = Some(Server { stop, task });
+        Ok(())
+    }
+}
+
+async fn build(options: &MintOptions) -> Result<Mint> {
+    let store = Arc::new(cdk_sqlite::mint::memory::empty().await?);
+    let mut builder = MintBuilder::new(Arc::clone(&store) as _)
+        .with_name("satlet test mint".to_owned())
+        .with_description("ecash without value".to_owned());
+    for unit in &options.units {
+        let unit = match unit {
+            Unit::Sat => CurrencyUnit::Sat,
+            Unit::Msat => CurrencyUnit::Msat,
+        };
+        let lightning = cdk_fake_wallet::FakeWallet::new(
+            FeeReserve {
+                min_fee_reserve: 1.into(),
+                percent_fee_reserve: 0.0,
+            },
+            HashMap::new(),
+            HashSet::new(),
+            options.delay.as_secs(),
+            unit.clone(),
+        );
+        builder
+            .add_payment_processor(
+                unit.clone(),
+                PaymentMethod::BOLT11,
+                MintMeltLimits::new(1, MAX_INVOICE),
+                Arc::new(lightning),
+            )
+            .await?;
+        builder.set_unit_fee(&unit, options.input_fee_ppk)?;
+    }
+    let seed: [u8; 64] = {
+        let mut seed = [0; 64];
+        rand::RngCore::fill_bytes(&mut rand::rng(), &mut seed);
+        seed
+    };
+    Ok(builder.build_with_seed(store, &seed).await?)
+}

@@ -1,0 +1,123 @@
+//! Who may connect now: counts by address, in bounded memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::GatewayLimits;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Addresses remembered at once; with more, new ones wait for a place.
+const MAX_ADDRESSES: usize = 65_536;
+
+/// Counts connections; see [`GatewayLimits`].
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Mutex<Counts>>);
+
+struct Counts {
+    limits: GatewayLimits,
+    open: usize,
+    addresses: HashMap<IpAddr, Address>,
+}
+
+struct Address {
+    open: usize,
+    minute: Instant,
+    connects: u32,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// `max_connections`.
+    All,
+    /// `max_connections_per_address`.
+    Address,
+    /// `connects_per_minute`.
+    Rate,
+}
+
+/// A place that is taken until this is dropped.
+pub(super) struct Place {
+    gate: Gate,
+    address: IpAddr,
+}
+
+impl Gate {
+    pub(super) fn new(limits: GatewayLimits) -> Self {
+        Self(Arc::new(Mutex::new(Counts {
+            limits,
+            open: 0,
+            addresses: HashMap::new(),
+        })))
+    }
+
+    /// Takes a place for a connection from `ip` at `now`.
+    pub(super) fn enter(&self, ip: IpAddr, now: Instant) -> Result<Place, Full> {
+        let address = network(ip);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.enter(address, now)?;
+        Ok(Place {
+            gate: self.clone(),
+            address,
+        })
+    }
+}
+
+impl Counts {
+    fn enter(&mut self, key: IpAddr, now: Instant) -> Result<(), Full> {
+        if self.addresses.len() >= MAX_ADDRESSES && !self.addresses.contains_key(&key) {
+            self.addresses
+                .retain(|_, a| a.open > 0 || now.duration_since(a.minute) < MINUTE);
+            if self.addresses.len() >= MAX_ADDRESSES {
+                return Err(Full::All);
+            }
+        }
+        let address = self.addresses.entry(key).or_insert(Address {
+            open: 0,
+            minute: now,
+            connects: 0,
+        });
+        if now.duration_since(address.minute) >= MINUTE {
+            address.minute = now;
+            address.connects = 0;
+        }
+        if address.connects >= self.limits.connects_per_minute {
+            return Err(Full::Rate);
+        }
+        address.connects += 1;
+        if address.open >= self.limits.max_connections_per_address {
+            return Err(Full::Address);
+        }
+        if self.open >= self.limits.max_connections {
+            return Err(Full::All);
+        }
+        address.open += 1;
+        self.open += 1;
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.open = counts.open.saturating_sub(1);
+        if let Some(address) = counts.addresses.get_mut(&self.address) {
+            address.open = address.open.saturating_sub(1);
+        }
+    }
+}
+
+/// What counts as one address: an IPv4 address, or an IPv6 /64, which is what
+/// one customer usually has.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(bits.into())
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}

@@ -1,0 +1,627 @@
+//! [`CdkWallet`]: the real wallet. cdk on cdk-redb, one file for one seed, one
+//! actor for each mint and unit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cdk::amount::SplitTarget;
+use cdk::nuts::{CurrencyUnit, PaymentMethod, State};
+use cdk::wallet::{MintConnector, RateLimitConfig, RateLimiterManager, WalletBuilder};
+use cdk_common::rate_limit::RateLimitedTransport;
+use cdk_redb::WalletRedbDatabase;
+use futures::future::{BoxFuture, join_all};
+
+use super::account::{Account, Store};
+use super::actor::{self, Lost};
+use super::errors::{self, maybe_sent, nothing_sent, store};
+use super::keysets::Owners;
+use super::recovery::Seed;
+use super::token::{self, Read};
+use super::transport::{Client, Guarded, Sent};
+use super::{
+    MintFacts, MintUrl, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
+    Unit, Wallet, WalletError,
+};
+use crate::core::ids::PaymentId;
+use crate::core::money::Msat;
+use crate::core::time::Timestamp;
+
+/// The wallet's file in its directory.
+const FILE: &str = "wallet.redb";
+
+/// How long a mint's keysets and fees are taken from the cache.
+const FACTS_AGE: Duration = Duration::from_secs(600);
+
+/// Pacing of mints that are on no list: below the 60 a minute that Nutshell
+/// allows by default, burst included.
+const ANY_MINT_PER_MINUTE: u32 = 50;
+
+/// An operation that changes the wallet is made of several requests and may
+/// wait for its turn: it is waited for this many times the timeout of one.
+const OPERATION_TIMEOUTS: u32 = 2;
+
+/// Proofs beyond this number are worth a swap into fewer.
+const MANY_PROOFS: usize = 32;
+
+/// A mint that is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalletMint {
+    /// Its URL.
+    pub url: String,
+    /// Requests to it that may be started in a minute; more wait their turn. A
+    /// burst is at most half of it. At least 2.
+    pub requests_per_minute: u32,
+}
+
+/// How a [`CdkWallet`] is opened.
+#[derive(Clone)]
+pub struct WalletOptions {
+    /// Directory of the wallet's file; made with mode 0700 where it is missing.
+    pub dir: PathBuf,
+    /// BIP-39 seed. One wallet file for one seed, one process for one file.
+    pub seed: [u8; 64],
+    /// Mints that are accepted.
+    pub mints: Vec<WalletMint>,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// Accept any mint (a consumer's wallet), not only those above.
+    pub allow_any_mint: bool,
+}
+
+impl std::fmt::Debug for WalletOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WalletOptions")
+            .field("dir", &self.dir)
+            .field("mints", &self.mints)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A Lightning invoice that becomes ecash when it is paid (NUT-04, NUT-23).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MintQuote {
+    /// The mint's name of the quote.
+    pub id: String,
+    /// The mint.
+    pub mint: MintUrl,
+    /// Unit of the ecash.
+    pub unit: Unit,
+    /// The invoice to pay.
+    pub bolt11: String,
+    /// When the invoice expires; `None`: the mint did not say.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A token that was made and is not known to be redeemed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PendingSend {
+    /// The token. Money: never logged.
+    pub token: String,
+    /// Its mint.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl std::fmt::Debug for PendingSend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingSend")
+            .field("mint", &self.mint)
+            .field("face", &self.face)
+            .finish_non_exhaustive()
+    }
+}
+
+type Actor = actor::Actor<Account>;
+
+type Actors = BTreeMap<(MintUrl, Unit), Actor>;
+
+/// Ecash at several mints, in one file. Open it inside a tokio runtime. Once
+/// dropped, it ends what it had begun and then closes its file.
+#[derive(Debug)]
+pub struct CdkWallet {
+    store: Store,
+    seed: Seed,
+    timeout: Duration,
+    allow_any_mint: bool,
+    /// Requests a minute of each mint on the list.
+    listed: BTreeMap<MintUrl, u32>,
+    keysets: Owners,
+    actors: Mutex<Actors>,
+}
+
+impl CdkWallet {
+    /// Opens the wallet in `options.dir`; asks no mint. Call
+    /// [`recover`](Wallet::recover) before anything else.
+    ///
+    /// # Errors
+    /// `Store` (the file is damaged, or another process has it open),
+    /// `Malformed` (a mint's URL).
+    pub async fn open(options: WalletOptions) -> Result<Self, WalletError> {
+        let dir = options.dir.clone();
+        let opened = tokio::task::spawn_blocking(move || open_store(&dir)).await;
+        let redb = opened.map_err(store)??;
+        let mut listed = BTreeMap::new();
+        for mint in &options.mints {
+            listed.insert(token::normalise(&mint.url)?, mint.requests_per_minute);
+        }
+        let store: Store = Arc::new(redb);
+        // cdk-redb makes the table of sagas with the first write to it, and
+        // cannot read it before.
+        store
+            .delete_saga(&uuid::Uuid::nil())
+            .await
+            .map_err(errors::store)?;
+        let wallet = Self {
+            store,
+            seed: Seed(options.seed),
+            timeout: options.timeout,
+            allow_any_mint: options.allow_any_mint,
+            listed,
+            keysets: Owners::default(),
+            actors: Mutex::default(),
+        };
+        wallet.start_known().await?;
+        Ok(wallet)
+    }
+
+    /// Starts the actors of listed mints, and of those that an earlier run used:
+    /// they may have something to recover.
+    async fn start_known(&self) -> Result<(), WalletError> {
+        let used = self.store.get_mints().await.map_err(store)?;
+        for url in used.into_keys() {
+            let mint = MintUrl(url.to_string());
+            let known = self.store.get_mint_keysets(url).await.map_err(store)?;
+            let ids = known.unwrap_or_default().into_iter().map(|k| k.id);
+            if let Err(error) = self.keysets.claim(&mint, ids) {
+                tracing::warn!(mint = %mint.0, %error, "a mint is not used");
+                continue;
+            }
+            self.start_both(&mint)?;
+        }
+        for mint in self.listed.keys() {
+            self.start_both(mint)?;
+        }
+        Ok(())
+    }
+
+    fn start_both(&self, mint: &MintUrl) -> Result<(), WalletError> {
+        for unit in [Unit::Sat, Unit::Msat] {
+            self.start(mint, &unit)?;
+        }
+        Ok(())
+    }
+
+    fn actors(&self) -> MutexGuard<'_, Actors> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The actor of this mint and unit, started where there is none.
+    fn start(&self, mint: &MintUrl, unit: &Unit) -> Result<Actor, WalletError> {
+        let mut actors = self.actors();
+        let key = (mint.clone(), unit.clone());
+        if let Some(actor) = actors.get(&key) {
+            return Ok(actor.clone());
+        }
+        let other = match unit {
+            Unit::Sat => Unit::Msat,
+            Unit::Msat => Unit::Sat,
+        };
+        let sibling = actors.get(&(mint.clone(), other)).map(Actor::account);
+        let actor = Actor::start(self.account(mint, unit, sibling)?);
+        actors.insert(key, actor.clone());
+        Ok(actor)
+    }
+
+    /// The two units of a mint share its pacing, its connections, the count of
+    /// what was sent... all but the operations.
+    fn account(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        sibling: Option<&Arc<Account>>,
+    ) -> Result<Account, WalletError> {
+        let url = cdk::mint_url::MintUrl::from_str(&mint.0)
+            .map_err(|_| WalletError::Malformed("its mint is not a valid URL".to_owned()))?;
+        let limiter = match sibling {
+            Some(sibling) => sibling.limiter.clone(),
+            None => RateLimiterManager::new(self.pacing(mint), None),
+        };
+        let sent = Sent::default();
+        let guarded = Guarded::new(self.timeout, sent.clone());
+        let paced = RateLimitedTransport::with_manager(guarded, limiter.clone());
+        let client: Arc<dyn MintConnector + Send + Sync> =
+            Arc::new(Client::with_transport(url.clone(), paced, None));
+        let mut builder = WalletBuilder::new()
+            .mint_url(url)
+            .unit(match unit {
+                Unit::Sat => CurrencyUnit::Sat,
+                Unit::Msat => CurrencyUnit::Msat,
+            })
+            .localstore(Arc::clone(&self.store))
+            .seed(self.seed.0)
+            .shared_client(Arc::clone(&client))
+            .use_http_subscription()
+            .set_metadata_cache_ttl(Some(FACTS_AGE));
+        if let Some(sibling) = sibling {
+            builder = builder.metadata_cache(Arc::clone(&sibling.wallet.metadata_cache));
+        }
+        let wallet = builder.build().map_err(store)?;
+        Ok(Account {
+            mint: mint.clone(),
+            unit: unit.clone(),
+            wallet,
+            store: Arc::clone(&self.store),
+            client,
+            limiter,
+            sent,
+            timeout: self.timeout,
+            seed: self.seed.clone(),
+            keysets: self.keysets.clone(),
+        })
+    }
+
+    fn pacing(&self, mint: &MintUrl) -> RateLimitConfig {
+        let listed = self.listed.get(mint).copied();
+        let per_minute = listed.unwrap_or(ANY_MINT_PER_MINUTE).max(2);
+        // In any minute a burst and what was earned meanwhile may go out: their
+        // sum is what the mint counts.
+        let burst = NonZeroU32::new(per_minute / 2).unwrap_or(NonZeroU32::MIN);
+        let earned = NonZeroU32::new(per_minute - per_minute / 2).unwrap_or(NonZeroU32::MIN);
+        RateLimitConfig::new(burst, earned)
+    }
+
+    fn accepted(&self, mint: &MintUrl) -> Result<(), WalletError> {
+        if self.allow_any_mint || self.listed.contains_key(mint) {
+            Ok(())
+        } else {
+            Err(WalletError::MintNotAccepted(mint.0.clone()))
+        }
+    }
+
+    fn at(&self, mint: &MintUrl, unit: &Unit) -> Result<Actor, WalletError> {
+        let mint = token::normalise(&mint.0)?;
+        self.accepted(&mint)?;
+        self.start(&mint, unit)
+    }
+
+    fn read(&self, text: &str) -> Result<(Read, Actor), WalletError> {
+        let read = token::read(text)?;
+        self.accepted(&read.info.mint)?;
+        let actor = self.start(&read.info.mint, &read.info.unit)?;
+        Ok((read, actor))
+    }
+
+    /// A question that changes nothing: beside the actor, in limited time.
+    async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, WalletError>>,
+    ) -> Result<T, WalletError> {
+        match tokio::time::timeout(self.timeout, question).await {
+            Ok(result) => result,
+            Err(_) => Err(WalletError::MintDown("no answer in time".to_owned())),
+        }
+    }
+
+    /// An operation in its turn. It is not cut off when the time is up.
+    async fn order<T, F>(&self, actor: &Actor, op: F) -> Result<T, WalletError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Account>) -> BoxFuture<'static, Result<T, WalletError>> + Send + 'static,
+    {
+        let wait = self.timeout.saturating_mul(OPERATION_TIMEOUTS);
+        match actor.run(wait, op).await {
+            Ok(result) => result,
+            Err(Lost::NotBegun) => Err(WalletError::MintDown(
+                "too many operations wait for it".to_owned(),
+            )),
+            Err(Lost::Begun) => Err(WalletError::OutcomeUnknown("no answer in time".to_owned())),
+        }
+    }
+
+    /// Asks the mint for an invoice over `amount`.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `TooSmall` (not whole pieces of
+    /// the unit), `Store`. `OutcomeUnknown`: there may be an invoice that nobody
+    /// knows; harmless.
+    pub async fn mint_quote(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError> {
+        let pieces = token::whole_units(unit, amount).ok_or(WalletError::TooSmall)?;
+        let actor = self.at(mint, unit)?;
+        self.order(&actor, move |account| {
+            Box::pin(async move {
+                account.issues().await?;
+                let quote = account
+                    .wallet
+                    .mint_quote(PaymentMethod::BOLT11, Some(pieces.into()), None, None)
+                    .await
+                    .map_err(|error| nothing_sent(&error))?;
+                Ok(MintQuote {
+                    id: quote.id,
+                    mint: account.mint.clone(),
+                    unit: account.unit.clone(),
+                    bolt11: quote.request,
+                    expires_at: (quote.expiry > 0).then(|| Timestamp::from_secs(quote.expiry)),
+                })
+            })
+        })
+        .await
+    }
+
+    /// Asks whether the quote's invoice is paid, and if so makes the ecash.
+    /// `None`: not paid yet. Safe to call again at any time.
+    ///
+    /// # Errors
+    /// As [`mint_quote`](Self::mint_quote); `Refused` for an unknown quote.
+    /// `OutcomeUnknown`: `recover` finishes it.
+    pub async fn mint_check(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
+        let actor = self.at(&quote.mint, &quote.unit)?;
+        let id = quote.id.clone();
+        self.order(&actor, move |account| {
+            Box::pin(async move {
+                let state = account
+                    .wallet
+                    .check_mint_quote_status(&id)
+                    .await
+                    .map_err(|error| nothing_sent(&error))?;
+                if u64::from(state.amount_mintable()) == 0 {
+                    let issued = account.msat(state.amount_issued)?;
+                    return Ok((!issued.is_zero()).then_some(issued));
+                }
+                let proofs = account
+                    .wallet
+                    .mint(&id, SplitTarget::default(), None)
+                    .await
+                    .map_err(|error| maybe_sent(&error))?;
+                let amount = cdk::nuts::ProofsMethods::total_amount(&proofs).map_err(store)?;
+                account.msat(amount).map(Some)
+            })
+        })
+        .await
+    }
+
+    /// Waits until the invoice is paid, at most `timeout`, and makes the ecash.
+    ///
+    /// # Errors
+    /// As [`mint_check`](Self::mint_check); `MintDown` when the time is up and
+    /// nothing was paid.
+    pub async fn mint_wait(
+        &self,
+        quote: &MintQuote,
+        timeout: Duration,
+    ) -> Result<Msat, WalletError> {
+        // A mint need not be able to notify (NUT-17), so it is asked, ever more seldom.
+        const FIRST: Duration = Duration::from_millis(50);
+        const LAST: Duration = Duration::from_secs(5);
+        let paid = async {
+            let mut pause = FIRST;
+            loop {
+                if let Some(amount) = self.mint_check(quote).await? {
+                    return Ok(amount);
+                }
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2).min(LAST);
+            }
+        };
+        match tokio::time::timeout(timeout, paid).await {
+            Ok(result) => result,
+            Err(_) => Err(WalletError::MintDown("the invoice is not paid".to_owned())),
+        }
+    }
+
+    /// Takes a token in, for a consumer who was given one: asks, then redeems.
+    ///
+    /// # Errors
+    /// As [`redeem`](Wallet::redeem); `Refused` while its proofs are in
+    /// somebody's unfinished operation.
+    pub async fn receive(&self, token: &str) -> Result<Redeemed, WalletError> {
+        let info = self.inspect(token)?;
+        match self.check(token).await? {
+            ProofsState::Unspent => self.redeem(info.payment, token).await,
+            ProofsState::Spent => Err(WalletError::Spent),
+            ProofsState::Pending => Err(WalletError::Refused(
+                "the token is in an unfinished operation".to_owned(),
+            )),
+        }
+    }
+
+    /// Takes a token back that this wallet made, if nobody has redeemed it.
+    /// Gives what came back, less the mint's fee.
+    ///
+    /// # Errors
+    /// As `inspect`; `Spent`; `Refused` for a token that is not pending here;
+    /// `MintDown`; `OutcomeUnknown` (`recover` finishes it).
+    pub async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
+        let (read, actor) = self.read(token)?;
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.reclaim(&read).await })
+        })
+        .await
+    }
+
+    /// Tokens that this wallet made and that are not known to be redeemed;
+    /// `recover` asks the mints about them.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {
+        let actors: Vec<Actor> = self.actors().values().cloned().collect();
+        let mut pending = Vec::new();
+        for actor in actors {
+            pending.extend(actor.account().pending_sends().await?);
+        }
+        Ok(pending)
+    }
+
+    /// Reads what this seed owns at `mint` from the mint (NUT-09, NUT-13), after
+    /// a loss of the wallet's file. Gives what can be spent of it.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `Store`.
+    pub async fn restore(&self, mint: &MintUrl) -> Result<Msat, WalletError> {
+        let mut total = Msat::ZERO;
+        let facts = self.facts(mint).await?;
+        for unit in &facts.units {
+            let actor = self.at(mint, unit)?;
+            let had = self.order(&actor, |account| {
+                Box::pin(async move { account.restore().await })
+            });
+            total = total.checked_add(had.await?).unwrap_or(total);
+        }
+        Ok(total)
+    }
+
+    /// Swaps many small proofs into few, where there are more than 32 in a unit.
+    ///
+    /// # Errors
+    /// As [`send`](Wallet::send).
+    pub async fn consolidate(&self, mint: &MintUrl, unit: &Unit) -> Result<(), WalletError> {
+        let actor = self.at(mint, unit)?;
+        self.order(&actor, |account| {
+            Box::pin(async move { account.consolidate(MANY_PROOFS).await })
+        })
+        .await
+    }
+}
+
+fn open_store(dir: &Path) -> Result<WalletRedbDatabase, WalletError> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
+    if !dir.exists() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(store)?;
+    }
+    let path = dir.join(FILE);
+    let opened = WalletRedbDatabase::new(&path).map_err(store)?;
+    // Proofs are bearer money.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(store)?;
+    Ok(opened)
+}
+
+#[async_trait]
+impl Wallet for CdkWallet {
+    fn inspect(&self, token: &str) -> Result<TokenInfo, WalletError> {
+        let read = token::read(token)?;
+        self.accepted(&read.info.mint)?;
+        Ok(read.info)
+    }
+
+    async fn facts(&self, mint: &MintUrl) -> Result<MintFacts, WalletError> {
+        let actor = self.at(mint, &Unit::Sat)?;
+        self.ask(actor.account().facts()).await
+    }
+
+    async fn net_of(&self, token: &str) -> Result<Msat, WalletError> {
+        let (read, actor) = self.read(token)?;
+        let redeemed = self.ask(actor.account().net_of(&read)).await?;
+        Ok(redeemed.net)
+    }
+
+    async fn check(&self, token: &str) -> Result<ProofsState, WalletError> {
+        let (read, actor) = self.read(token)?;
+        self.ask(actor.account().check(&read.info.ys)).await
+    }
+
+    async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
+        let (read, actor) = self.read(token)?;
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.redeem(payment, &read).await })
+        })
+        .await
+    }
+
+    async fn redemption(
+        &self,
+        _payment: PaymentId,
+        token: &str,
+    ) -> Result<RedemptionState, WalletError> {
+        let (read, actor) = self.read(token)?;
+        let found = self.order(&actor, move |account| {
+            Box::pin(async move { account.redemption(&read).await })
+        });
+        match found.await {
+            Err(WalletError::OutcomeUnknown(_)) => Ok(RedemptionState::Unknown),
+            other => other,
+        }
+    }
+
+    async fn send(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+        include_fee: bool,
+    ) -> Result<SentToken, WalletError> {
+        let actor = self.at(mint, unit)?;
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.send(amount, include_fee).await })
+        })
+        .await
+    }
+
+    async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
+        let unspent = Some(vec![State::Unspent]);
+        let proofs = self
+            .store
+            .get_proofs(None, None, unspent, None)
+            .await
+            .map_err(store)?;
+        let mut sums: HashMap<(String, String), u64> = HashMap::new();
+        for proof in proofs {
+            let key = (proof.mint_url.to_string(), proof.unit.to_string());
+            let sum = sums.entry(key).or_default();
+            *sum = sum.saturating_add(proof.proof.amount.into());
+        }
+        let mut balances = BTreeMap::new();
+        for ((mint, unit), sum) in sums {
+            let unit = match unit.as_str() {
+                "sat" => Unit::Sat,
+                "msat" => Unit::Msat,
+                _ => continue,
+            };
+            let amount = token::to_msat(&unit, sum)
+                .ok_or_else(|| WalletError::Store("the balance is too large".to_owned()))?;
+            balances.insert((MintUrl(mint), unit), amount);
+        }
+        Ok(balances)
+    }
+
+    async fn recover(&self) -> Result<Recovery, WalletError> {
+        let actors: Vec<Actor> = self.actors().values().cloned().collect();
+        let each = actors.iter().map(|actor| {
+            self.order(actor, |account| {
+                Box::pin(async move { account.recover().await })
+            })
+        });
+        let mut all = Recovery::default();
+        for found in join_all(each).await {
+            match found {
+                Ok(found) => {
+                    all.recovered += found.recovered;
+                    all.compensated += found.compensated;
+                    all.unfinished += found.unfinished;
+                }
+                Err(WalletError::Store(why)) => return Err(WalletError::Store(why)),
+                Err(_) => all.unfinished += 1,
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,297 @@
+//! What every [`Wallet`] has to do: one plain async function for each case, and
+//! [`wallet_conformance!`](crate::wallet_conformance) to make tests of them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets something else than it wants ends there"
+)]
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError};
+use crate::core::money::Msat;
+
+/// What the suite needs of a kind of wallet: two wallets at one mint with a fee,
+/// and somebody who gives tokens away.
+#[async_trait]
+pub trait Bench: Send + Sync {
+    /// The wallet under test.
+    fn wallet(&self) -> &dyn Wallet;
+    /// Another one, with another seed, at the same mint.
+    fn other(&self) -> &dyn Wallet;
+    /// Their mint.
+    fn mint(&self) -> MintUrl;
+    /// A fresh token of somebody else over this many sat.
+    async fn token(&self, sat: u64) -> String;
+    /// A token of a mint that the wallet does not accept.
+    async fn foreign(&self) -> String;
+    /// A token in US cents.
+    async fn cents(&self) -> String;
+    /// Gives the wallet under test this many sat.
+    async fn fund(&self, sat: u64);
+    /// Takes the mint down, or up again.
+    async fn set_down(&self, down: bool);
+}
+
+/// A token of version 3 with these secrets, a sat each; it only looks good.
+pub fn token_v3(mint: &str, unit: &str, secrets: &[&str]) -> String {
+    // The point of NUT-00's example.
+    let point = "038618543ffb6b8695df4ad4babcde92a34a96bdcd97dcee0d7ccf98d472126792";
+    let proof = |secret: &&str| {
+        serde_json::json!({
+            "amount": 1, "id": "00ad268c4d1f5826", "secret": secret, "C": point,
+        })
+    };
+    let proofs: Vec<_> = secrets.iter().map(proof).collect();
+    let token = serde_json::json!({
+        "token": [{"mint": mint, "proofs": proofs}], "unit": unit,
+    });
+    format!("cashuA{}", URL_SAFE_NO_PAD.encode(token.to_string()))
+}
+
+/// `sat` satoshi.
+pub fn sat(sat: u64) -> Msat {
+    Msat::from_sat(sat).unwrap()
+}
+
+async fn balance(wallet: &dyn Wallet, bench: &dyn Bench) -> Msat {
+    let balances = wallet.balances().await.unwrap();
+    let key = (bench.mint(), Unit::Sat);
+    balances.get(&key).copied().unwrap_or_default()
+}
+
+/// A good token is read without its mint; the payment id hangs on nothing else.
+pub async fn reads_a_good_token(bench: &dyn Bench) {
+    let (one, two) = (bench.token(21).await, bench.token(21).await);
+    bench.set_down(true).await;
+    let info = bench.wallet().inspect(&one).unwrap();
+    assert_eq!(info.mint, bench.mint());
+    assert_eq!(info.unit, Unit::Sat);
+    assert_eq!(info.face, sat(21));
+    assert!(info.ys.is_sorted() && !info.ys.is_empty());
+    assert_eq!(bench.wallet().inspect(&one).unwrap(), info);
+    assert_ne!(
+        bench.wallet().inspect(&two).unwrap().payment,
+        info.payment,
+        "other proofs are another payment"
+    );
+}
+
+/// Rubbish, a foreign mint and a foreign unit each have their own error.
+pub async fn refuses_what_it_cannot_take(bench: &dyn Bench) {
+    let wallet = bench.wallet();
+    let good = bench.token(21).await;
+    let cut = good.get(..good.len() / 2).unwrap().to_owned();
+    let long = "cashuB".to_owned() + &"a".repeat(crate::protocol::MAX_TOKEN);
+    for bad in [String::new(), "cashuBrubbish".to_owned(), cut, long] {
+        let error = wallet.inspect(&bad).unwrap_err();
+        assert!(matches!(error, WalletError::Malformed(_)), "{error:?}");
+    }
+    let foreign = bench.foreign().await;
+    let error = wallet.inspect(&foreign).unwrap_err();
+    assert!(
+        matches!(error, WalletError::MintNotAccepted(_)),
+        "{error:?}"
+    );
+    let error = wallet.check(&foreign).await.unwrap_err();
+    assert!(
+        matches!(error, WalletError::MintNotAccepted(_)),
+        "{error:?}"
+    );
+    let cents = bench.cents().await;
+    let error = wallet.inspect(&cents).unwrap_err();
+    assert_eq!(error, WalletError::WrongUnit("usd".to_owned()));
+}
+
+/// `net_of` says what `redeem` then gives; afterwards the mint says spent.
+pub async fn redeems_what_it_said(bench: &dyn Bench) {
+    let (wallet, token) = (bench.wallet(), bench.token(1000).await);
+    let info = wallet.inspect(&token).unwrap();
+    assert_eq!(
+        wallet.check(&token).await.unwrap(),
+        ProofsState::Unspent,
+        "before"
+    );
+    let expected = wallet.net_of(&token).await.unwrap();
+    let redeemed = wallet.redeem(info.payment, &token).await.unwrap();
+    assert_eq!(redeemed.net, expected);
+    assert!(!redeemed.fee.is_zero(), "this mint takes a fee");
+    assert_eq!(redeemed.net.checked_add(redeemed.fee), Some(info.face));
+    assert_eq!(balance(wallet, bench).await, redeemed.net);
+    assert_eq!(
+        wallet.check(&token).await.unwrap(),
+        ProofsState::Spent,
+        "after"
+    );
+    let state = wallet.redemption(info.payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::Done(redeemed));
+}
+
+/// A token that somebody else spent takes nothing and leaves nothing behind.
+pub async fn a_spent_token_leaves_nothing(bench: &dyn Bench) {
+    let (wallet, token) = (bench.wallet(), bench.token(64).await);
+    let payment = wallet.inspect(&token).unwrap().payment;
+    bench.other().redeem(payment, &token).await.unwrap();
+    let error = wallet.redeem(payment, &token).await.unwrap_err();
+    assert_eq!(error, WalletError::Spent);
+    assert_eq!(balance(wallet, bench).await, Msat::ZERO);
+    let state = wallet.redemption(payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::SpentElsewhere);
+    let found = wallet.recover().await.unwrap();
+    assert_eq!(found.unfinished, 0, "{found:?}");
+    let again = wallet.recover().await.unwrap();
+    assert_eq!(again, super::Recovery::default());
+}
+
+/// Redeeming twice gives the money once.
+pub async fn redeems_once(bench: &dyn Bench) {
+    let (wallet, token) = (bench.wallet(), bench.token(64).await);
+    let payment = wallet.inspect(&token).unwrap().payment;
+    let redeemed = wallet.redeem(payment, &token).await.unwrap();
+    let error = wallet.redeem(payment, &token).await.unwrap_err();
+    assert_eq!(error, WalletError::Spent);
+    assert_eq!(balance(wallet, bench).await, redeemed.net);
+    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
+    assert_eq!(balance(wallet, bench).await, redeemed.net);
+}
+
+/// A sent token with its fee nets the receiver exactly the amount.
+pub async fn sends_with_fee(bench: &dyn Bench) {
+    bench.fund(500).await;
+    let before = balance(bench.wallet(), bench).await;
+    let amount = sat(123);
+    let sent = bench
+        .wallet()
+        .send(&bench.mint(), &Unit::Sat, amount, true)
+        .await
+        .unwrap();
+    let info = bench.other().inspect(&sent.token).unwrap();
+    assert_eq!((info.face, &info.ys), (sent.face, &sent.ys));
+    assert!(sent.face > amount);
+    let redeemed = bench.other().redeem(info.payment, &sent.token).await;
+    assert_eq!(redeemed.unwrap().net, amount);
+    let left = balance(bench.wallet(), bench).await;
+    let sum = Msat::checked_sum([left, sent.face, sent.fee]);
+    assert_eq!(sum, Some(before), "no millisatoshi is lost on the way");
+}
+
+/// Without its fee the token's face is the amount, and the receiver pays.
+pub async fn sends_without_fee(bench: &dyn Bench) {
+    bench.fund(500).await;
+    let before = balance(bench.wallet(), bench).await;
+    let mint = bench.mint();
+    let wallet = bench.wallet();
+    let sent = wallet.send(&mint, &Unit::Sat, sat(123), false).await;
+    let sent = sent.unwrap();
+    assert_eq!(sent.face, sat(123));
+    let info = bench.other().inspect(&sent.token).unwrap();
+    let redeemed = bench.other().redeem(info.payment, &sent.token).await;
+    let redeemed = redeemed.unwrap();
+    assert_eq!(redeemed.net.checked_add(redeemed.fee), Some(sat(123)));
+    let left = balance(wallet, bench).await;
+    let sum = Msat::checked_sum([left, sent.face, sent.fee]);
+    assert_eq!(sum, Some(before), "no millisatoshi is lost on the way");
+}
+
+/// More than there is, and less than a piece: nothing happens.
+pub async fn sends_no_more_than_it_has(bench: &dyn Bench) {
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    bench.fund(50).await;
+    let before = balance(wallet, bench).await;
+    let error = wallet.send(&mint, &Unit::Sat, sat(51), false).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, WalletError::NoBalance { .. }), "{error:?}");
+    // The whole balance leaves nothing for the fee.
+    let error = wallet.send(&mint, &Unit::Sat, sat(50), true).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, WalletError::NoBalance { .. }), "{error:?}");
+    for amount in [Msat::ZERO, Msat::new(1)] {
+        let error = wallet.send(&mint, &Unit::Sat, amount, false).await;
+        assert_eq!(error.unwrap_err(), WalletError::TooSmall);
+    }
+    assert_eq!(balance(wallet, bench).await, before);
+    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
+    assert_eq!(balance(wallet, bench).await, before);
+}
+
+/// A token that is not worth its fee is refused untouched.
+pub async fn refuses_what_the_fee_eats(bench: &dyn Bench) {
+    let (wallet, token) = (bench.wallet(), bench.token(1).await);
+    let payment = wallet.inspect(&token).unwrap().payment;
+    let error = wallet.net_of(&token).await.unwrap_err();
+    assert_eq!(error, WalletError::TooSmall);
+    let error = wallet.redeem(payment, &token).await.unwrap_err();
+    assert_eq!(error, WalletError::TooSmall);
+    assert_eq!(wallet.check(&token).await.unwrap(), ProofsState::Unspent);
+    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
+}
+
+/// While the mint is down nothing is taken, then or later.
+pub async fn a_mint_that_is_down_takes_nothing(bench: &dyn Bench) {
+    let (wallet, token) = (bench.wallet(), bench.token(64).await);
+    let payment = wallet.inspect(&token).unwrap().payment;
+    wallet.facts(&bench.mint()).await.unwrap();
+    bench.set_down(true).await;
+    let error = wallet.check(&token).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    let error = wallet.redeem(payment, &token).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    bench.set_down(false).await;
+    let found = wallet.recover().await.unwrap();
+    assert_eq!(found, super::Recovery::default());
+    assert_eq!(wallet.check(&token).await.unwrap(), ProofsState::Unspent);
+    assert_eq!(
+        wallet.redemption(payment, &token).await.unwrap(),
+        RedemptionState::NotDone
+    );
+    assert_eq!(balance(wallet, bench).await, Msat::ZERO);
+    wallet.redeem(payment, &token).await.unwrap();
+}
+
+/// The facts name the mint, the unit and a fee that explains what redeeming costs.
+pub async fn states_the_fee(bench: &dyn Bench) {
+    let wallet = bench.wallet();
+    let facts = wallet.facts(&bench.mint()).await.unwrap();
+    assert_eq!(facts.mint, bench.mint());
+    assert!(facts.units.contains(&Unit::Sat));
+    let token = bench.token(63).await;
+    let info = wallet.inspect(&token).unwrap();
+    let fee = facts.input_fee_ppk * info.ys.len() as u64;
+    let net = wallet.net_of(&token).await.unwrap();
+    assert_eq!(net, info.face.checked_sub(sat(fee.div_ceil(1000))).unwrap());
+    let elsewhere = MintUrl("https://elsewhere.example".to_owned());
+    let error = wallet.facts(&elsewhere).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintNotAccepted(_)));
+}
+
+/// Makes a test of every case, each with the bench that `$bench` (a future)
+/// gives. Call it in a module of its own.
+#[macro_export]
+macro_rules! wallet_conformance {
+    ($bench:expr) => {
+        $crate::wallet_conformance!(
+            $bench;
+            reads_a_good_token
+            refuses_what_it_cannot_take
+            redeems_what_it_said
+            a_spent_token_leaves_nothing
+            redeems_once
+            sends_with_fee
+            sends_without_fee
+            sends_no_more_than_it_has
+            refuses_what_the_fee_eats
+            a_mint_that_is_down_takes_nothing
+            states_the_fee
+        );
+    };
+    ($bench:expr; $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let bench = $bench.await;
+                $crate::wallet::conformance::$case(&bench).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,490 @@
+//! [`FakeMint`] and [`FakeWallet`]: ecash in memory for scenario tests. No
+//! cryptography, no network, no clock of its own (delays are tokio's, so a
+//! paused clock runs them), and the same tokens in every run. Faults are knobs
+//! of the mint, and the mint counts what it was asked.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::token::{MAX_PROOFS, normalise, payment_id};
+use super::{
+    MintFacts, MintUrl, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
+    Unit, Wallet, WalletError,
+};
+use crate::core::ids::PaymentId;
+use crate::core::money::Msat;
+use crate::protocol::MAX_TOKEN;
+
+/// What the fake's tokens begin with.
+const PREFIX: &str = "fakecash";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FakeProof {
+    id: u64,
+    amount: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FakeToken {
+    mint: String,
+    unit: String,
+    proofs: Vec<FakeProof>,
+}
+
+impl FakeToken {
+    fn encode(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        format!("{PREFIX}{}", hex::encode(json))
+    }
+
+    fn decode(text: &str) -> Result<Self, WalletError> {
+        let malformed = || WalletError::Malformed("not a token".to_owned());
+        if text.len() > MAX_TOKEN {
+            return Err(WalletError::Malformed("too long".to_owned()));
+        }
+        let hexed = text.strip_prefix(PREFIX).ok_or_else(malformed)?;
+        let json = hex::decode(hexed).map_err(|_| malformed())?;
+        serde_json::from_slice(&json).map_err(|_| malformed())
+    }
+
+    fn y(&self, proof: &FakeProof) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.mint.as_bytes());
+        hash.update(proof.id.to_be_bytes());
+        format!("02{}", hex::encode(hash.finalize()))
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.proofs.iter().map(|proof| proof.id).collect()
+    }
+
+    fn units(&self) -> u64 {
+        self.proofs
+            .iter()
+            .fold(0, |sum, proof| sum.saturating_add(proof.amount))
+    }
+}
+
+#[derive(Debug, Default)]
+struct MintState {
+    next: u64,
+    spent: BTreeMap<u64, bool>,
+    fee_ppk: u64,
+    down: bool,
+    pending: bool,
+    delay: Duration,
+    fail_redeem: Option<WalletError>,
+    lose_redeem: bool,
+    unknown_for: u32,
+    fail_send: Option<WalletError>,
+    redeem_calls: BTreeMap<PaymentId, u32>,
+    checks: u32,
+}
+
+/// A mint in memory: makes tokens, remembers which are spent, fails on request.
+/// Clones are the same mint.
+#[derive(Clone, Debug)]
+pub struct FakeMint {
+    url: MintUrl,
+    state: Arc<Mutex<MintState>>,
+}
+
+impl FakeMint {
+    /// A mint at this URL (never contacted), without fees.
+    pub fn new(url: &str) -> Self {
+        let url = normalise(url).unwrap_or_else(|_| MintUrl(url.to_owned()));
+        Self {
+            url,
+            state: Arc::default(),
+        }
+    }
+
+    /// Its URL, normalised.
+    pub fn url(&self) -> MintUrl {
+        self.url.clone()
+    }
+
+    /// Sets the input fee, in parts per thousand per proof (NUT-02).
+    pub fn set_fee_ppk(&self, ppk: u64) {
+        self.lock().fee_ppk = ppk;
+    }
+
+    /// Takes the mint down, or up again: while down it answers nothing.
+    pub fn set_down(&self, down: bool) {
+        self.lock().down = down;
+    }
+
+    /// While set, `check` says that proofs are in an unfinished operation.
+    pub fn set_pending(&self, pending: bool) {
+        self.lock().pending = pending;
+    }
+
+    /// Every answer takes this long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.lock().delay = delay;
+    }
+
+    /// The next `redeem` fails like this and takes nothing.
+    pub fn fail_next_redeem(&self, error: WalletError) {
+        self.lock().fail_redeem = Some(error);
+    }
+
+    /// The next `redeem` takes the money, and its answer is lost.
+    pub fn lose_next_redeem(&self) {
+        self.lock().lose_redeem = true;
+    }
+
+    /// The next `times` calls of `redemption` do not find out.
+    pub fn unknown_for(&self, times: u32) {
+        self.lock().unknown_for = times;
+    }
+
+    /// The next `send` fails like this and takes nothing.
+    pub fn fail_next_send(&self, error: WalletError) {
+        self.lock().fail_send = Some(error);
+    }
+
+    /// A new token over `amount` in sat (rounded up), in nobody's wallet.
+    pub fn token(&self, amount: Msat) -> String {
+        self.issue("sat", amount.sat_ceil()).encode()
+    }
+
+    /// A new token over `amount` pieces of any unit: `sat`, `msat`, `usd`…
+    pub fn token_in(&self, unit: &str, amount: u64) -> String {
+        self.issue(unit, amount).encode()
+    }
+
+    /// Marks the token's proofs as spent by somebody else.
+    pub fn spend(&self, token: &str) {
+        if let Ok(token) = FakeToken::decode(token) {
+            let mut state = self.lock();
+            for id in token.ids() {
+                state.spent.insert(id, true);
+            }
+        }
+    }
+
+    /// `true` once any proof of the token is spent.
+    pub fn is_spent(&self, token: &str) -> bool {
+        FakeToken::decode(token).is_ok_and(|token| spent(&self.lock(), &token))
+    }
+
+    /// How often `redeem` was called for this payment, with any result.
+    pub fn redeem_calls(&self, payment: PaymentId) -> u32 {
+        self.lock().redeem_calls.get(&payment).copied().unwrap_or(0)
+    }
+
+    /// How often `redeem` was called in all.
+    pub fn total_redeem_calls(&self) -> u32 {
+        self.lock().redeem_calls.values().sum()
+    }
+
+    /// How often proofs were asked about.
+    pub fn checks(&self) -> u32 {
+        self.lock().checks
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MintState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Proofs in powers of two, as real mints make them.
+    fn issue(&self, unit: &str, amount: u64) -> FakeToken {
+        let mut state = self.lock();
+        let proofs = split(amount)
+            .map(|amount| {
+                state.next += 1;
+                let id = state.next;
+                state.spent.insert(id, false);
+                FakeProof { id, amount }
+            })
+            .collect();
+        FakeToken {
+            mint: self.url.0.clone(),
+            unit: unit.to_owned(),
+            proofs,
+        }
+    }
+
+    /// Waits as long as the mint takes; fails where it is down by then.
+    async fn ask(&self) -> Result<(), WalletError> {
+        let delay = self.lock().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if self.lock().down {
+            return Err(WalletError::MintDown("connection refused".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn split(amount: u64) -> impl Iterator<Item = u64> {
+    (0..u64::BITS)
+        .map(|bit| 1u64 << bit)
+        .filter(move |piece| amount & piece != 0)
+}
+
+fn spent(state: &MintState, token: &FakeToken) -> bool {
+    token
+        .proofs
+        .iter()
+        .any(|proof| state.spent.get(&proof.id).copied().unwrap_or(true))
+}
+
+/// Fee for `proofs` inputs: the ceiling of `proofs * ppk / 1000` (NUT-02).
+fn input_fee(ppk: u64, proofs: u64) -> u64 {
+    ppk.saturating_mul(proofs).div_ceil(1000)
+}
+
+fn in_msat(unit: &Unit, amount: u64) -> Result<Msat, WalletError> {
+    super::token::to_msat(unit, amount)
+        .ok_or_else(|| WalletError::Malformed("the amount is too large".to_owned()))
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    holdings: BTreeMap<(MintUrl, Unit), Msat>,
+    done: BTreeMap<PaymentId, Redeemed>,
+}
+
+/// A wallet in memory at some [`FakeMint`]s. Keep it over a simulated restart:
+/// it stands for the wallet's file.
+#[derive(Clone, Debug, Default)]
+pub struct FakeWallet {
+    mints: BTreeMap<MintUrl, FakeMint>,
+    books: Arc<Mutex<Books>>,
+}
+
+impl FakeWallet {
+    /// A wallet that accepts these mints.
+    pub fn new(mints: impl IntoIterator<Item = FakeMint>) -> Self {
+        Self {
+            mints: mints.into_iter().map(|mint| (mint.url(), mint)).collect(),
+            books: Arc::default(),
+        }
+    }
+
+    /// Gives the wallet ecash from nowhere.
+    pub fn fund(&self, mint: &MintUrl, unit: &Unit, amount: Msat) {
+        self.credit(mint, unit, amount);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn credit(&self, mint: &MintUrl, unit: &Unit, amount: Msat) {
+        let mut books = self.lock();
+        let held = books
+            .holdings
+            .entry((mint.clone(), unit.clone()))
+            .or_default();
+        *held = held.checked_add(amount).unwrap_or(*held);
+    }
+
+    fn mint(&self, url: &MintUrl) -> Result<&FakeMint, WalletError> {
+        self.mints
+            .get(url)
+            .ok_or_else(|| WalletError::MintNotAccepted(url.0.clone()))
+    }
+
+    fn read(&self, text: &str) -> Result<(FakeToken, TokenInfo, &FakeMint), WalletError> {
+        let token = FakeToken::decode(text)?;
+        let url = normalise(&token.mint)?;
+        let mint = self.mint(&url)?;
+        let unit = match token.unit.as_str() {
+            "sat" => Unit::Sat,
+            "msat" => Unit::Msat,
+            other => return Err(WalletError::WrongUnit(other.to_owned())),
+        };
+        let mut ids = token.ids();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() || ids.len() != token.proofs.len() || ids.len() > MAX_PROOFS {
+            return Err(WalletError::Malformed("bad number of proofs".to_owned()));
+        }
+        let mut ys: Vec<String> = token.proofs.iter().map(|proof| token.y(proof)).collect();
+        ys.sort_unstable();
+        let info = TokenInfo {
+            payment: payment_id(&url, &unit, &ys),
+            face: in_msat(&unit, token.units())?,
+            mint: url,
+            unit,
+            ys,
+        };
+        Ok((token, info, mint))
+    }
+
+    /// What redeeming this token leaves, by the mint's fees of now.
+    fn after_fee(
+        state: &MintState,
+        token: &FakeToken,
+        info: &TokenInfo,
+    ) -> Result<Redeemed, WalletError> {
+        let fee = input_fee(state.fee_ppk, token.proofs.len() as u64);
+        let fee = in_msat(&info.unit, fee)?;
+        match info.face.checked_sub(fee) {
+            Some(net) if !net.is_zero() => Ok(Redeemed { net, fee }),
+            _ => Err(WalletError::TooSmall),
+        }
+    }
+
+    /// Units on a token over `amount` units, with what redeeming it will cost.
+    fn face_for(ppk: u64, amount: u64, include_fee: bool) -> u64 {
+        let mut face = amount;
+        while include_fee
+            && face.saturating_sub(input_fee(ppk, u64::from(face.count_ones()))) < amount
+        {
+            face += 1;
+        }
+        face
+    }
+}
+
+#[async_trait]
+impl Wallet for FakeWallet {
+    fn inspect(&self, token: &str) -> Result<TokenInfo, WalletError> {
+        self.read(token).map(|(_, info, _)| info)
+    }
+
+    async fn facts(&self, mint: &MintUrl) -> Result<MintFacts, WalletError> {
+        let fake = self.mint(mint)?;
+        fake.ask().await?;
+        Ok(MintFacts {
+            mint: mint.clone(),
+            units: vec![Unit::Sat, Unit::Msat],
+            input_fee_ppk: fake.lock().fee_ppk,
+        })
+    }
+
+    async fn net_of(&self, token: &str) -> Result<Msat, WalletError> {
+        let (token, info, mint) = self.read(token)?;
+        mint.ask().await?;
+        let redeemed = Self::after_fee(&mint.lock(), &token, &info)?;
+        Ok(redeemed.net)
+    }
+
+    async fn check(&self, token: &str) -> Result<ProofsState, WalletError> {
+        let (token, _, mint) = self.read(token)?;
+        mint.ask().await?;
+        let mut state = mint.lock();
+        state.checks += 1;
+        Ok(if spent(&state, &token) {
+            ProofsState::Spent
+        } else if state.pending {
+            ProofsState::Pending
+        } else {
+            ProofsState::Unspent
+        })
+    }
+
+    async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
+        let (token, info, mint) = self.read(token)?;
+        *mint.lock().redeem_calls.entry(payment).or_default() += 1;
+        mint.ask().await?;
+        let (redeemed, lost) = {
+            let mut state = mint.lock();
+            if let Some(error) = state.fail_redeem.take() {
+                return Err(error);
+            }
+            if spent(&state, &token) {
+                return Err(WalletError::Spent);
+            }
+            let redeemed = Self::after_fee(&state, &token, &info)?;
+            for id in token.ids() {
+                state.spent.insert(id, true);
+            }
+            (redeemed, std::mem::take(&mut state.lose_redeem))
+        };
+        self.credit(&info.mint, &info.unit, redeemed.net);
+        self.lock().done.insert(info.payment, redeemed);
+        if lost {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
+        }
+        Ok(redeemed)
+    }
+
+    async fn redemption(
+        &self,
+        _payment: PaymentId,
+        token: &str,
+    ) -> Result<RedemptionState, WalletError> {
+        let (token, info, mint) = self.read(token)?;
+        mint.ask().await?;
+        {
+            let mut state = mint.lock();
+            if state.unknown_for > 0 {
+                state.unknown_for -= 1;
+                return Ok(RedemptionState::Unknown);
+            }
+        }
+        if let Some(done) = self.lock().done.get(&info.payment) {
+            return Ok(RedemptionState::Done(*done));
+        }
+        Ok(if spent(&mint.lock(), &token) {
+            RedemptionState::SpentElsewhere
+        } else {
+            RedemptionState::NotDone
+        })
+    }
+
+    async fn send(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+        include_fee: bool,
+    ) -> Result<SentToken, WalletError> {
+        let fake = self.mint(mint)?;
+        fake.ask().await?;
+        let units = super::token::whole_units(unit, amount).ok_or(WalletError::TooSmall)?;
+        let ppk = {
+            let mut state = fake.lock();
+            if let Some(error) = state.fail_send.take() {
+                return Err(error);
+            }
+            state.fee_ppk
+        };
+        let face_units = Self::face_for(ppk, units, include_fee);
+        let face = in_msat(unit, face_units)?;
+        let fee = in_msat(unit, input_fee(ppk, 1))?;
+        let need = face.checked_add(fee).ok_or(WalletError::TooSmall)?;
+        {
+            let mut books = self.lock();
+            let held = books
+                .holdings
+                .entry((mint.clone(), unit.clone()))
+                .or_default();
+            *held = held
+                .checked_sub(need)
+                .ok_or(WalletError::NoBalance { have: *held, need })?;
+        }
+        let name = super::token::unit_name(unit);
+        let token = fake.issue(name, face_units).encode();
+        let info = self.inspect(&token)?;
+        Ok(SentToken {
+            token,
+            mint: info.mint,
+            unit: info.unit,
+            face,
+            fee,
+            ys: info.ys,
+        })
+    }
+
+    async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
+        Ok(self.lock().holdings.clone())
+    }
+
+    async fn recover(&self) -> Result<Recovery, WalletError> {
+        Ok(Recovery::default())
+    }
+}

@@ -1,0 +1,267 @@
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets something else than it wants ends there"
+)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::actor::{Actor, Lost};
+use super::conformance::{Bench, sat, token_v3};
+use super::fake::{FakeMint, FakeWallet};
+use super::seed::{SeedError, load_or_create_seed};
+use super::{MintUrl, RedemptionState, Unit, Wallet, WalletError, normalise, token};
+
+const MINT: &str = "https://mint.example";
+
+struct FakeBench {
+    mint: FakeMint,
+    wallet: FakeWallet,
+    other: FakeWallet,
+}
+
+async fn fake_bench() -> FakeBench {
+    let mint = FakeMint::new(MINT);
+    mint.set_fee_ppk(100);
+    FakeBench {
+        wallet: FakeWallet::new([mint.clone()]),
+        other: FakeWallet::new([mint.clone()]),
+        mint,
+    }
+}
+
+#[async_trait]
+impl Bench for FakeBench {
+    fn wallet(&self) -> &dyn Wallet {
+        &self.wallet
+    }
+    fn other(&self) -> &dyn Wallet {
+        &self.other
+    }
+    fn mint(&self) -> MintUrl {
+        self.mint.url()
+    }
+    async fn token(&self, amount: u64) -> String {
+        self.mint.token(sat(amount))
+    }
+    async fn foreign(&self) -> String {
+        FakeMint::new("https://foreign.example").token(sat(21))
+    }
+    async fn cents(&self) -> String {
+        self.mint.token_in("usd", 21)
+    }
+    async fn fund(&self, amount: u64) {
+        self.wallet.fund(&self.mint.url(), &Unit::Sat, sat(amount));
+    }
+    async fn set_down(&self, down: bool) {
+        self.mint.set_down(down);
+    }
+}
+
+mod fake_conforms {
+    crate::wallet_conformance!(super::fake_bench());
+}
+
+fn v3(unit: &str, secrets: &[&str]) -> String {
+    token_v3(MINT, unit, secrets)
+}
+
+fn malformed(text: &str) -> String {
+    match token::read(text).map(|read| read.info) {
+        Err(WalletError::Malformed(why)) => why,
+        other => format!("not malformed: {other:?}"),
+    }
+}
+
+#[test]
+fn version_3_and_4_of_a_token_are_one_payment() {
+    // NUT-00's example of version 4: two keysets, three proofs.
+    let four = "cashuBo2F0gqJhaUgA_9SLj17PgGFwgaNhYQFhc3hAYWNjMTI0MzVlN2I4NDg0YzNjZjE4NTAxNDkyMThhZjkwZjcxNmE1MmJmNGE1ZWQzNDdlNDhlY2MxM2Y3NzM4OGFjWCECRFODGd5IXVW-07KaZCvuWHk3WrnnpiDhHki6SCQh88-iYWlIAK0mjE0fWCZhcIKjYWECYXN4QDEzMjNkM2Q0NzA3YTU4YWQyZTIzYWRhNGU5ZjFmNDlmNWE1YjRhYzdiNzA4ZWIwZDYxZjczOGY0ODMwN2U4ZWVhY1ghAjRWqhENhLSsdHrr2Cw7AFrKUL9Ffr1XN6RBT6w659lNo2FhAWFzeEA1NmJjYmNiYjdjYzY0MDZiM2ZhNWQ1N2QyMTc0ZjRlZmY4YjQ0MDJiMTc2OTI2ZDNhNTdkM2MzZGNiYjU5ZDU3YWNYIQJzEpxXGeWZN5qXSmJjY8MzxWyvwObQGr5G1YCCgHicY2FtdWh0dHA6Ly9sb2NhbGhvc3Q6MzMzOGF1Y3NhdA==";
+    let read = token::read(four).unwrap();
+    assert_eq!(read.info.mint, MintUrl("http://localhost:3338".to_owned()));
+    assert_eq!((read.info.face, read.info.ys.len()), (sat(4), 3));
+    let three = read.token.to_v3_string();
+    assert!(three.starts_with("cashuA"));
+    assert_eq!(token::read(&three).unwrap().info, read.info);
+}
+
+#[test]
+fn the_payment_is_the_set_of_proofs() {
+    let one = token::read(&v3("sat", &["a", "b"])).unwrap().info;
+    let two = token::read(&v3("sat", &["b", "a"])).unwrap().info;
+    assert_eq!(one, two, "order does not matter");
+    let msat = token::read(&v3("msat", &["a", "b"])).unwrap().info;
+    assert_ne!(one.payment, msat.payment);
+    assert_eq!(one.face.get(), 1000 * msat.face.get());
+    let elsewhere = token_v3("https://else.example", "sat", &["a", "b"]);
+    let elsewhere = token::read(&elsewhere).unwrap().info;
+    assert_eq!(one.ys, elsewhere.ys);
+    assert_ne!(one.payment, elsewhere.payment);
+}
+
+#[test]
+fn odd_tokens_are_refused_with_their_reason() {
+    assert_eq!(malformed(&v3("sat", &["a", "a"])), "its proofs repeat");
+    assert_eq!(malformed(&v3("sat", &[])), "it holds no proofs");
+    let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(token::read(&v3("sat", &many[..64])).is_ok());
+    assert!(malformed(&v3("sat", &many)).contains("more than 64"));
+    assert!(malformed("cashuAe30").contains("not a Cashu token"));
+    assert!(malformed(&"a".repeat(crate::protocol::MAX_TOKEN + 1)).contains("too long"));
+    let strange = token::read(&v3("usd", &["a"])).map(|read| read.info);
+    assert_eq!(strange, Err(WalletError::WrongUnit("usd".to_owned())));
+}
+
+#[test]
+fn locked_tokens_are_refused() {
+    let key = format!("02{}", "11".repeat(32));
+    for kind in ["P2PK", "HTLC"] {
+        let data = if kind == "P2PK" {
+            key.clone()
+        } else {
+            "11".repeat(32)
+        };
+        let secret = format!(r#"["{kind}",{{"nonce":"aa","data":"{data}","tags":[]}}]"#);
+        let why = malformed(&v3("sat", &["plain", &secret]));
+        assert!(why.contains("locked tokens come with a later version"));
+    }
+}
+
+#[test]
+fn a_mint_has_one_name() {
+    for same in [
+        "https://Mint.Example",
+        "https://mint.example/",
+        "https://mint.example:443",
+    ] {
+        assert_eq!(normalise(same).unwrap().0, MINT);
+    }
+    assert_eq!(
+        normalise("https://mint.example/Bitcoin/").unwrap().0,
+        "https://mint.example/Bitcoin",
+        "a path keeps its letters"
+    );
+    for bad in [
+        "",
+        "mint.example",
+        "file:///etc/passwd",
+        "https://user:pass@mint.example",
+        "https://mint.example/?a=b",
+    ] {
+        assert!(normalise(bad).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_does_not_stop_the_operation() {
+    let actor = Actor::start(AtomicU32::new(0));
+    let finish = Arc::new(Notify::new());
+    let wait = Arc::clone(&finish);
+    let lost = actor
+        .run(Duration::from_secs(1), |count: Arc<AtomicU32>| {
+            Box::pin(async move {
+                wait.notified().await;
+                count.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+        .await;
+    assert_eq!(lost, Err(Lost::Begun));
+    // One that waits behind it and is given up is never begun.
+    let lost = actor
+        .run(Duration::from_secs(1), |count: Arc<AtomicU32>| {
+            Box::pin(async move {
+                count.fetch_add(100, Ordering::SeqCst);
+            })
+        })
+        .await;
+    assert_eq!(lost, Err(Lost::NotBegun));
+    finish.notify_one();
+    let count = actor
+        .run(Duration::from_secs(1), |count: Arc<AtomicU32>| {
+            Box::pin(async move { count.load(Ordering::SeqCst) })
+        })
+        .await;
+    assert_eq!(count, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_one_operation_only() {
+    let actor = Actor::start(());
+    let lost = actor
+        .run::<(), _>(Duration::from_secs(1), |_: Arc<()>| {
+            Box::pin(async { std::panic::resume_unwind(Box::new("as asked")) })
+        })
+        .await;
+    assert_eq!(lost, Err(Lost::Begun));
+    let next = actor.run(Duration::from_secs(1), |_: Arc<()>| Box::pin(async { 7 }));
+    assert_eq!(next.await, Ok(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_loses_an_answer_after_taking_the_money() {
+    let FakeBench { mint, wallet, .. } = fake_bench().await;
+    let token = mint.token(sat(64));
+    let payment = wallet.inspect(&token).unwrap().payment;
+    mint.lose_next_redeem();
+    mint.unknown_for(1);
+    let error = wallet.redeem(payment, &token).await.unwrap_err();
+    assert!(matches!(error, WalletError::OutcomeUnknown(_)));
+    let state = wallet.redemption(payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::Unknown);
+    let state = wallet.redemption(payment, &token).await.unwrap();
+    let RedemptionState::Done(done) = state else {
+        unreachable!("{state:?}");
+    };
+    assert_eq!(
+        wallet.balances().await.unwrap().values().next(),
+        Some(&done.net)
+    );
+    assert_eq!(mint.redeem_calls(payment), 1);
+}
+
+#[test]
+fn the_seed_is_made_once_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seed");
+    let seed = load_or_create_seed(&path).unwrap();
+    assert_eq!(load_or_create_seed(&path).unwrap(), seed);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let words = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(words.split_whitespace().count(), 12);
+    let names = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(names, 1, "no temporary file is left");
+}
+
+#[test]
+fn the_seed_is_that_of_bip39() {
+    // BIP-39's own vector (empty passphrase is not among them; this one is of
+    // the reference implementation's list with "abandon ... about").
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seed");
+    std::fs::write(&path, format!("{}about\n", "abandon ".repeat(11))).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let seed = load_or_create_seed(&path).unwrap();
+    assert!(hex::encode(seed).starts_with("5eb00bbddcf069084889a8ab9155568165f5c453ccb85e70"));
+}
+
+#[test]
+fn a_seed_that_others_can_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seed");
+    load_or_create_seed(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let error = load_or_create_seed(&path).unwrap_err();
+    assert!(matches!(error, SeedError::Open { .. }), "{error}");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&path, "twelve words they are not").unwrap();
+    let error = load_or_create_seed(&path).unwrap_err();
+    assert!(matches!(error, SeedError::Words { .. }), "{error}");
+}

@@ -1,0 +1,148 @@
+//! How requests reach a mint: with a time limit each, never repeated behind our
+//! back, and with a count of the swaps that may have left.
+//!
+//! cdk's client repeats a swap by itself where the mint caches answers (NUT-19)
+//! and an error looks harmless. Here no error does: repeating is
+//! [`Wallet::recover`](super::Wallet::recover)'s work, which knows the saga.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cdk::nuts::AuthToken;
+use cdk::wallet::{BaseHttpClient, HttpTransport};
+use cdk_common::rate_limit::RateLimitedTransport;
+use cdk_common::{HttpError, RawResponse};
+use cdk_http_client::Async;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use url::Url;
+
+/// A mint's client: paced, with a time limit, and counting.
+pub(super) type Client = BaseHttpClient<RateLimitedTransport<Guarded>>;
+
+/// How many swaps were sent, or may have been.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sent(Arc<AtomicU64>);
+
+impl Sent {
+    /// The count until now.
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// cdk's transport with a time limit on every request.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded {
+    inner: Async,
+    timeout: Duration,
+    sent: Sent,
+}
+
+impl Guarded {
+    pub(super) fn new(timeout: Duration, sent: Sent) -> Self {
+        Self {
+            inner: Async::default(),
+            timeout,
+            sent,
+        }
+    }
+
+    async fn limited<T>(
+        &self,
+        request: impl Future<Output = Result<T, HttpError>> + Send,
+    ) -> Result<T, HttpError> {
+        match tokio::time::timeout(self.timeout, request).await {
+            Ok(Err(HttpError::Connection(why))) => Err(HttpError::Other(why)),
+            Ok(Err(HttpError::Timeout)) | Err(_) => {
+                Err(HttpError::Other("no answer in time".to_owned()))
+            }
+            Ok(result) => result,
+        }
+    }
+
+    /// Connects and hangs up. Where that fails, the request itself need not be
+    /// sent, and it is known that nothing was.
+    async fn knock(&self, url: &Url) -> Result<(), HttpError> {
+        knock(url, self.timeout).await.map_err(HttpError::Other)
+    }
+}
+
+/// Tries whether the server behind `url` takes connections.
+pub(super) async fn knock(url: &Url, timeout: Duration) -> Result<(), String> {
+    let host = match url.host() {
+        Some(url::Host::Domain(name)) => name.to_owned(),
+        Some(url::Host::Ipv4(ip)) => ip.to_string(),
+        Some(url::Host::Ipv6(ip)) => ip.to_string(),
+        None => return Err("the URL names no host".to_owned()),
+    };
+    let port = url.port_or_known_default().unwrap_or(443);
+    match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no connection in time".to_owned()),
+    }
+}
+
+#[async_trait]
+impl HttpTransport for Guarded {
+    fn with_proxy(
+        &mut self,
+        proxy: Url,
+        host_matcher: Option<&str>,
+        accept_invalid_certs: bool,
+    ) -> Result<(), HttpError> {
+        self.inner
+            .with_proxy(proxy, host_matcher, accept_invalid_certs)
+    }
+
+    async fn http_get<R>(&self, url: Url, auth: Option<AuthToken>) -> Result<R, HttpError>
+    where
+        R: DeserializeOwned,
+    {
+        // By the raw request: the generic one does not promise a future that is Send.
+        self.http_get_raw(url, auth).await?.json_or_status_error()
+    }
+
+    async fn http_get_raw(
+        &self,
+        url: Url,
+        auth: Option<AuthToken>,
+    ) -> Result<RawResponse, HttpError> {
+        self.limited(self.inner.http_get_raw(url, auth)).await
+    }
+
+    async fn http_post<P, R>(
+        &self,
+        url: Url,
+        auth_token: Option<AuthToken>,
+        payload: &P,
+    ) -> Result<R, HttpError>
+    where
+        P: Serialize + Send + Sync,
+        R: DeserializeOwned,
+    {
+        if url.path().ends_with("/v1/swap") {
+            self.knock(&url).await?;
+            self.sent.0.fetch_add(1, Ordering::SeqCst);
+        }
+        self.limited(self.inner.http_post(url, auth_token, payload))
+            .await
+    }
+
+    async fn http_post_form_raw<P>(
+        &self,
+        url: Url,
+        auth_token: Option<AuthToken>,
+        payload: &P,
+    ) -> Result<RawResponse, HttpError>
+    where
+        P: Serialize + Send + Sync,
+    {
+        self.limited(self.inner.http_post_form_raw(url, auth_token, payload))
+            .await
+    }
+}

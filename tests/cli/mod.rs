@@ -1,0 +1,3 @@
+//! The binaries, run as people run them.
+
+mod satletd;

@@ -1,0 +1,183 @@
+//! A TCP proxy before an HTTP server that loses, holds and delays messages.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What happens to the next request of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not passed on, and the connection is closed.
+    DropRequest,
+    /// It is passed on; its answer is not, and the connection is closed.
+    DropResponse,
+    /// It is passed on; its answer is never given, the connection stays open.
+    HoldResponse,
+}
+
+#[derive(Default)]
+struct State {
+    faults: BTreeMap<String, Fault>,
+    seen: BTreeMap<String, u32>,
+    delay: Duration,
+}
+
+/// The proxy; ends when it is dropped.
+pub struct Proxy {
+    addr: SocketAddr,
+    target: SocketAddr,
+    state: Arc<Mutex<State>>,
+    struck: Arc<Notify>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Proxy {
+    /// A proxy on a free loopback port.
+    pub async fn start(target: SocketAddr) -> Self {
+        let mut this = Self {
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            target,
+            state: Arc::default(),
+            struck: Arc::default(),
+            task: None,
+        };
+        this.accept().await;
+        this
+    }
+
+    /// `http://…` of the proxy.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Does this to the next request of this path.
+    pub fn strike(&self, path: &str, fault: Fault) {
+        self.state
+            .lock()
+            .unwrap()
+            .faults
+            .insert(path.to_owned(), fault);
+    }
+
+    /// Waits until a fault has happened.
+    pub async fn struck(&self) {
+        tokio::time::timeout(Duration::from_secs(20), self.struck.notified())
+            .await
+            .expect("the request that was to fail never came");
+    }
+
+    /// Requests of this path until now.
+    pub fn seen(&self, path: &str) -> u32 {
+        *self.state.lock().unwrap().seen.get(path).unwrap_or(&0)
+    }
+
+    /// Holds every answer back for so long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.lock().unwrap().delay = delay;
+    }
+
+    /// Closes the port: connections are refused from now on.
+    pub async fn refuse(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Opens the same port (at first: any).
+    pub async fn accept(&mut self) {
+        let listener = TcpListener::bind(self.addr).await.unwrap();
+        self.addr = listener.local_addr().unwrap();
+        let (state, struck, target) = (self.state.clone(), self.struck.clone(), self.target);
+        self.task = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (state, struck) = (state.clone(), struck.clone());
+                connections.spawn(async move {
+                    let _ = carry(client, target, &state, &struck).await;
+                });
+            }
+        }));
+    }
+}
+
+async fn carry(
+    mut client: TcpStream,
+    target: SocketAddr,
+    state: &Mutex<State>,
+    struck: &Notify,
+) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(target).await?;
+    while let Some(request) = message(&mut client).await? {
+        let path = path_of(&request);
+        let (fault, delay) = {
+            let mut state = state.lock().unwrap();
+            *state.seen.entry(path.clone()).or_default() += 1;
+            (state.faults.remove(&path), state.delay)
+        };
+        if fault == Some(Fault::DropRequest) {
+            struck.notify_one();
+            return Ok(());
+        }
+        server.write_all(&request).await?;
+        let Some(response) = message(&mut server).await? else {
+            return Ok(());
+        };
+        tokio::time::sleep(delay).await;
+        match fault {
+            None => client.write_all(&response).await?,
+            Some(Fault::HoldResponse) => {
+                struck.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Some(_) => {
+                struck.notify_one();
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `/v1/swap` of `POST /v1/swap HTTP/1.1`.
+fn path_of(request: &[u8]) -> String {
+    let head = String::from_utf8_lossy(request);
+    head.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// One HTTP/1.1 message with its body by `content-length`; `None` at the end.
+async fn message(stream: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:"))
+                .map_or(0, |value| value.trim().parse::<usize>().unwrap());
+            if bytes.len() >= end + 4 + length {
+                return Ok(Some(bytes));
+            }
+        }
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&buffer[..read]);
+    }
+}
