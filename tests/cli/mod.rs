@@ -1,3 +1,4 @@
 //! The built binaries, as users call them.
 
+mod enter;
 mod satlet;
