@@ -13,5 +13,8 @@
 mod support;
 
 mod cli;
+mod docs;
+mod layering;
 mod real;
 mod scenarios;
+mod vectors;

@@ -3,3 +3,5 @@
 pub mod output;
 #[cfg(feature = "consumer")]
 pub mod satlet;
+#[cfg(feature = "provider")]
+pub mod satletd;

@@ -6,7 +6,15 @@
 //! could not ask" is an error, never [`Observed::Absent`]**. Only a backend that
 //! looked and found nothing says `Absent`.
 
+#[cfg(any(test, feature = "demo"))]
+pub mod conformance;
+#[cfg(any(test, feature = "demo"))]
+pub mod fake;
+pub mod registry;
+pub mod sandbox;
 pub mod sftp_server;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

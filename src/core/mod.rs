@@ -4,6 +4,9 @@
 
 pub mod capacity;
 pub mod ids;
+pub mod lease;
 pub mod money;
+pub mod payment;
+pub mod policy;
 pub mod pricing;
 pub mod time;

@@ -1,1 +1,168 @@
-//! ledger
+//! The durable record, on redb: requests with their answers, payments, leases,
+//! workloads, messages in and out. One writer, durable commits, one process.
+//!
+//! A change is a closure over [`Tx`]; what it returns decides: `Ok` commits all
+//! of it (on disk when [`Ledger::write`] returns), `Err` leaves nothing of it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, Durability, ReadableDatabase};
+
+mod migrate;
+mod rows;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use rows::*;
+pub use table::{Reader, Table, Tx};
+
+/// The file's name in the data directory.
+pub const FILE: &str = "ledger.redb";
+
+/// What went wrong with the ledger. None of it is the consumer's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Another process has it open.
+    #[error("the ledger in {0} is in use by another satletd; stop that one first")]
+    Locked(String),
+    /// The file was written by a later version.
+    #[error("the ledger has version {found}, this satletd reads up to {known}; use the newer one")]
+    TooNew {
+        /// Version in the file.
+        found: u32,
+        /// Newest version that is read.
+        known: u32,
+    },
+    /// A row cannot be read.
+    #[error("a row of table {table} cannot be read: {why}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The rules do not allow the change: a defect of ours.
+    #[error("{0}")]
+    Rule(String),
+    /// The disk, or the file on it.
+    #[error("the ledger's file: {0}")]
+    Io(String),
+    /// The thread that wrote has died.
+    #[error("the ledger's writer died")]
+    Writer,
+}
+
+macro_rules! io_error {
+    ($($ty:ty),*) => {$(
+        impl From<$ty> for LedgerError {
+            fn from(error: $ty) -> Self {
+                Self::Io(error.to_string())
+            }
+        }
+    )*};
+}
+
+// Every one of these is the disk or the file, whatever was being done.
+io_error!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError,
+    io::Error
+);
+
+impl From<crate::core::lease::Misstep> for LedgerError {
+    fn from(error: crate::core::lease::Misstep) -> Self {
+        Self::Rule(error.to_string())
+    }
+}
+
+impl From<crate::core::payment::Forbidden> for LedgerError {
+    fn from(error: crate::core::payment::Forbidden) -> Self {
+        Self::Rule(error.to_string())
+    }
+}
+
+/// The open ledger; cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    db: Arc<Database>,
+    _lock: Arc<File>,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`, makes it where there is none, brings an older
+    /// one up to date. The file is readable by its owner alone: it holds tokens.
+    ///
+    /// # Errors
+    /// In use by another process, too new, or the disk.
+    pub fn open(dir: &Path) -> Result<Self, LedgerError> {
+        std::fs::create_dir_all(dir)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join("satletd.lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => LedgerError::Locked(dir.display().to_string()),
+            std::fs::TryLockError::Error(error) => error.into(),
+        })?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join(FILE))?;
+        let db = Database::builder()
+            .create_file(file)
+            .map_err(|error| LedgerError::Io(error.to_string()))?;
+        migrate::up_to_date(&db)?;
+        Ok(Self {
+            db: Arc::new(db),
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// Carries out `change` and commits it, durably. Changes are one after the
+    /// other, in the order in which they come.
+    ///
+    /// # Errors
+    /// What `change` returns, or the disk; then nothing has changed.
+    pub async fn write<T, F>(&self, change: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let db = Arc::clone(&self.db);
+        tokio::task::spawn_blocking(move || {
+            let mut inner = db.begin_write()?;
+            inner.set_durability(Durability::Immediate)?;
+            let tx = Tx::new(inner);
+            let out = change(&tx)?;
+            tx.commit()?;
+            Ok(out)
+        })
+        .await
+        .map_err(|_| LedgerError::Writer)?
+    }
+
+    /// A consistent look at everything, as of now. Quick: it reads memory or
+    /// the page cache.
+    ///
+    /// # Errors
+    /// What `look` returns, or the disk.
+    pub fn read<T>(
+        &self,
+        look: impl FnOnce(&Reader) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        look(&Reader::new(self.db.begin_read()?))
+    }
+}

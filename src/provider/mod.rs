@@ -1,3 +1,24 @@
 //! The daemon: one task a file, one request a file in `handlers/`.
+//!
+//! A message comes from the inbox, stored. [`dispatch`] handles it once; what
+//! takes time is written down and done by the lease's own task ([`actors`],
+//! [`steps`]); [`answers`] go into the outbox in the commit that they announce.
 
+pub mod actors;
+pub mod answers;
+pub mod backend;
+pub mod clock;
+pub mod control;
+pub mod ctx;
+pub mod daemon;
+pub mod dispatch;
+pub mod doors;
+mod handlers;
+pub mod offer;
+mod refuse;
 pub mod settings;
+mod steps;
+pub mod stores;
+pub mod supervise;
+mod upkeep;
+mod validate;

@@ -2,7 +2,7 @@
 //! demo and the tests make it in code.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +40,37 @@ pub struct Settings {
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
     pub sell_unenforced: bool,
+    /// What runs workloads.
+    pub backend: BackendSetting,
+}
+
+/// What runs workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendSetting {
+    /// Namespaces and cgroups of this host, with no engine beside satletd.
+    Sandbox(SandboxSetting),
+    /// Nothing at all: for demos and tests of everything else.
+    #[cfg(feature = "demo")]
+    Fake,
+}
+
+/// The embedded sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxSetting {
+    /// Whether workloads reach the outside, where this host permits it.
+    pub network: bool,
+    /// Name servers of workloads, at most 3; empty: those of the host that are
+    /// not on its loopback.
+    pub resolvers: Vec<IpAddr>,
+}
+
+impl Default for SandboxSetting {
+    fn default() -> Self {
+        Self {
+            network: true,
+            resolvers: Vec::new(),
+        }
+    }
 }
 
 /// A mint that is accepted.
@@ -78,6 +109,37 @@ pub struct ImagePolicy {
     pub layouts: BTreeMap<String, PathBuf>,
     /// Largest image, unpacked, in MiB.
     pub max_mib: u64,
+}
+
+impl ImagePolicy {
+    /// Whether this image (`host`, a reference, the name of a layout) may be
+    /// asked for: one of the patterns fits all of it.
+    pub fn allows(&self, image: &str) -> bool {
+        self.allow.iter().any(|pattern| fits(pattern, image))
+    }
+}
+
+/// Whether `pattern`, in which `*` is any run of characters, fits all of `text`.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(head) else {
+        return false;
+    };
+    // Each part between two stars is taken where it comes first; the last one
+    // has to end the text.
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        match text.find(part) {
+            Some(at) => text = text.get(at + part.len()..).unwrap_or(""),
+            None => return false,
+        }
+    }
+    true
 }
 
 /// The SSH gateway.
@@ -123,6 +185,8 @@ pub struct Timing {
     pub grace: Duration,
     /// Between sweeps over the ledger.
     pub sweep: Duration,
+    /// Between looks at a running workload.
+    pub look: Duration,
     /// How long a workload may take to come up, image pull included.
     pub provision: Duration,
     /// How long a mint may take to answer.
@@ -131,6 +195,18 @@ pub struct Timing {
     pub stop_grace: Duration,
     /// How long an answer is sent again before it is given up.
     pub answer: Duration,
+}
+
+impl Default for RequestPolicy {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            per_key_per_minute: 30,
+            per_minute: 600,
+            leases_per_key: 8,
+        }
+    }
 }
 
 impl Default for Timing {
@@ -142,6 +218,7 @@ impl Default for Timing {
             warnings: vec![Duration::from_secs(600), Duration::from_secs(60)],
             grace: Duration::from_secs(600),
             sweep: Duration::from_secs(5),
+            look: Duration::from_secs(30),
             provision: Duration::from_secs(300),
             mint: Duration::from_secs(30),
             stop_grace: Duration::from_secs(10),
@@ -149,3 +226,6 @@ impl Default for Timing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

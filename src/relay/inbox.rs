@@ -15,6 +15,7 @@ use super::reader::Reader;
 use super::session::{MAX_EVENT, Relays};
 use super::wrap::{Unwrapped, is_to, unwrap};
 use super::{Dropped, InboxStore, Incoming};
+use crate::core::ids::EventId;
 
 /// Times and bounds of the inbox.
 #[derive(Clone, Debug)]
@@ -236,8 +237,7 @@ impl Worker {
             relay: relay.to_owned(),
             body: message.body,
         };
-        let new = self.store_it(&message).await;
-        self.store.remember_wrap(&id).await;
+        let new = self.store_it(&message, &id).await;
         if !new {
             return Err(Dropped::Duplicate);
         }
@@ -261,10 +261,10 @@ impl Worker {
     }
 
     /// Stores it, however often that fails: what is not stored is not handed on.
-    async fn store_it(&self, message: &Incoming) -> bool {
+    async fn store_it(&self, message: &Incoming, wrap: &EventId) -> bool {
         let mut wait = self.options.retry;
         loop {
-            match self.store.store(message).await {
+            match self.store.store(message, wrap).await {
                 Ok(new) => return new,
                 Err(error) => {
                     tracing::error!(%error, rumor = %message.rumor, "cannot store a message yet");

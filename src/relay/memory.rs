@@ -38,7 +38,8 @@ impl MemoryInbox {
 
 #[async_trait]
 impl InboxStore for MemoryInbox {
-    async fn store(&self, message: &Incoming) -> Result<bool, StoreError> {
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
+        self.remember_wrap(wrap).await;
         Ok(lock(&self.0).rumors.insert(message.rumor))
     }
 

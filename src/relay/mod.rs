@@ -81,10 +81,13 @@ pub struct StoreError(pub String);
 /// Where messages to us are kept. All writes are durable when they return.
 #[async_trait]
 pub trait InboxStore: Send + Sync {
-    /// Stores a message unless its rumor id is known; `true` if it was new.
-    /// Only after this returns is the message handed on, and messages stored
-    /// but not handed on before a crash are the caller's to find at start.
-    async fn store(&self, message: &Incoming) -> Result<bool, StoreError>;
+    /// Stores a message and remembers the gift wrap (outer event id) that it
+    /// came in; `true` if it is to be handed on. A rumor that is known is not
+    /// stored again; whether it is handed on when its author wrapped it anew
+    /// (who does that asks for the answer again) is the store's to say. Only
+    /// after this returns is the message handed on, and messages stored but not
+    /// handed on before a crash are the caller's to find at start.
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError>;
 
     /// Whether this gift wrap (outer event id) was seen: saves the decryption.
     /// A store may forget old ones: deduping is by rumor id.

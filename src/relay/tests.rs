@@ -311,8 +311,10 @@ async fn the_inbox_in_memory_knows_a_message_again() {
         relay: "wss://a".to_owned(),
         body: String::new(),
     };
-    assert!(store.store(&message).await.unwrap());
-    assert!(!store.store(&message).await.unwrap());
+    let (first, again) = (EventId::from_bytes([4; 32]), EventId::from_bytes([5; 32]));
+    assert!(store.store(&message, &first).await.unwrap());
+    assert!(store.seen_wrap(&first).await);
+    assert!(!store.store(&message, &again).await.unwrap());
     let wrap = EventId::from_bytes([3; 32]);
     assert!(!store.seen_wrap(&wrap).await);
     store.remember_wrap(&wrap).await;

@@ -1,4 +1,5 @@
-//! The built binaries, as users call them.
+//! The binaries, run as people run them.
 
 mod enter;
 mod satlet;
+mod satletd;

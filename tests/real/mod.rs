@@ -1,4 +1,8 @@
-//! Against programs that others wrote.
+//! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
+mod conformance_sandbox;
 mod gateway;
+mod images;
+mod programs;
+mod sandbox;
 mod ssh_client;

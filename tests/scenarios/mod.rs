@@ -1,5 +1,7 @@
-//! Whole stories over real parts.
+//! Whole stories over an in-process relay and mint.
 
-pub(crate) mod consumer;
+pub mod consumer;
+mod lease;
+mod refusals;
 mod relay;
 mod wallet;

@@ -359,11 +359,11 @@ struct Broken {
 
 #[async_trait]
 impl InboxStore for Broken {
-    async fn store(&self, message: &Incoming) -> Result<bool, StoreError> {
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
         if !self.mended.load(Ordering::Relaxed) {
             return Err(StoreError("disk full".to_owned()));
         }
-        self.inner.store(message).await
+        self.inner.store(message, wrap).await
     }
     async fn seen_wrap(&self, wrap: &EventId) -> bool {
         self.inner.seen_wrap(wrap).await

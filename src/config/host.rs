@@ -1,0 +1,259 @@
+//! Where and how it runs: relays, gateway, requests, timing, backend, logs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use nostr_sdk::FromBech32;
+use url::{Host, Url};
+
+use super::reader::{Node, Object};
+use super::sale::level;
+use crate::core::ids::PublicKey;
+use crate::gateway::GatewayLimits;
+use crate::protocol::heartbeat::ONLINE_SECS;
+use crate::provider::settings::{
+    BackendSetting, GatewaySettings, RequestPolicy, SandboxSetting, Timing,
+};
+use crate::telemetry::{LogFormat, LogSetting};
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const DAY: u64 = 86_400;
+
+pub(super) fn relays(node: &Node<'_>) -> Option<Vec<String>> {
+    node.unique(1..=16, relay, String::clone)
+}
+
+fn relay(node: &Node<'_>) -> Option<String> {
+    let url = Url::parse(node.text()?).ok();
+    match url {
+        Some(url) if matches!(url.scheme(), "ws" | "wss") && url.host().is_some() => {
+            Some(url.as_str().trim_end_matches('/').to_owned())
+        }
+        _ => node.problem(
+            "It is not the URL of a relay.",
+            "Write it with wss://, such as wss://relay.example.org.",
+        ),
+    }
+}
+
+pub(super) fn gateway(mut object: Object<'_>) -> Option<GatewaySettings> {
+    let any = SocketAddr::from(([0, 0, 0, 0], 2222));
+    let listen = object.optional("listen", any, |n| {
+        n.parsed(
+            "an address and a port",
+            "Write it such as \"0.0.0.0:2222\" or \"[::]:2222\".",
+        )
+    });
+    let public_host = object.required("public_host", public_host);
+    let public_port = object.optional("public_port", None, |n| n.integer(1..=65_535).map(Some));
+    let limits = limits(object.section("limits"));
+    object.finish();
+    Some(GatewaySettings {
+        listen: listen?,
+        public_host: public_host?,
+        public_port: public_port?,
+        limits: limits?,
+    })
+}
+
+fn public_host(node: &Node<'_>) -> Option<String> {
+    let text = node.text()?;
+    let bare: Result<IpAddr, _> = text.parse();
+    if bare.is_ok() || (Host::parse(text).is_ok() && !text.starts_with('[')) {
+        return Some(text.to_owned());
+    }
+    node.problem(
+        "It is neither a host name nor an address.",
+        "Write what consumers reach this machine by, such as \"box.example.org\", with no port.",
+    )
+}
+
+fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
+    let default = GatewayLimits::default();
+    let login_timeout = object.optional("login_timeout", default.login_timeout, |n| {
+        n.duration(secs(1)..=secs(600))
+    });
+    let idle_timeout = object.optional("idle_timeout", default.idle_timeout, |n| {
+        n.duration(secs(1)..=secs(30 * DAY))
+    });
+    let total_timeout = object.optional("total_timeout", default.total_timeout, |n| {
+        n.duration(secs(1)..=secs(365 * DAY))
+    });
+    let auth_attempts = object.optional("auth_attempts", default.auth_attempts, |n| {
+        n.integer(1..=100)
+    });
+    let max_connections = object.optional("max_connections", default.max_connections, |n| {
+        n.integer(1..=100_000)
+    });
+    let max_connections_per_address = object.optional(
+        "max_connections_per_address",
+        default.max_connections_per_address,
+        |n| n.integer(1..=100_000),
+    );
+    let connects_per_minute =
+        object.optional("connects_per_minute", default.connects_per_minute, |n| {
+            n.integer(1..=100_000)
+        });
+    let max_channels = object.optional("max_channels", default.max_channels, |n| {
+        n.integer(1..=1000)
+    });
+    object.finish();
+    Some(GatewayLimits {
+        login_timeout: login_timeout?,
+        idle_timeout: idle_timeout?,
+        total_timeout: total_timeout?,
+        auth_attempts: auth_attempts?,
+        max_connections: max_connections?,
+        max_connections_per_address: max_connections_per_address?,
+        connects_per_minute: connects_per_minute?,
+        max_channels: max_channels?,
+    })
+}
+
+pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {
+    let default = RequestPolicy::default();
+    let keys = |n: &Node<'_>| n.unique(0..=10_000, public_key, |key| *key);
+    let allow = object.optional("allow", default.allow, keys);
+    let deny = object.optional("deny", default.deny, keys);
+    let per_key_per_minute =
+        object.optional("per_key_per_minute", default.per_key_per_minute, |n| {
+            n.integer(1..=100_000)
+        });
+    let per_minute = object.optional("per_minute", default.per_minute, |n| {
+        n.integer(1..=1_000_000)
+    });
+    let leases_per_key = object.optional("leases_per_key", default.leases_per_key, |n| {
+        n.integer(1..=10_000)
+    });
+    object.finish();
+    Some(RequestPolicy {
+        allow: allow?,
+        deny: deny?,
+        per_key_per_minute: per_key_per_minute?,
+        per_minute: per_minute?,
+        leases_per_key: leases_per_key?,
+    })
+}
+
+fn public_key(node: &Node<'_>) -> Option<PublicKey> {
+    let text = node.text()?;
+    let npub =
+        nostr_sdk::PublicKey::from_bech32(text).map(|key| PublicKey::from_bytes(key.to_bytes()));
+    match npub.ok().or_else(|| text.parse().ok()) {
+        Some(key) => Some(key),
+        None => node.problem(
+            "It is not a public key.",
+            "Write npub1…, or 64 hexadecimal digits.",
+        ),
+    }
+}
+
+pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
+    let default = Timing::default();
+    // Clients call a provider offline after ONLINE_SECS: one lost beat must not do it.
+    let heartbeat = object.optional("heartbeat", default.heartbeat, |n| {
+        n.duration(secs(1)..=secs(ONLINE_SECS / 2))
+    });
+    let offer = object.optional("offer", default.offer, |n| n.duration(secs(10)..=secs(DAY)));
+    let quote = object.optional("quote", default.quote, |n| n.duration(secs(10)..=secs(DAY)));
+    let warnings = object.optional("warnings", default.warnings, |n| {
+        n.unique(0..=8, |n| n.duration(secs(1)..=secs(30 * DAY)), |d| *d)
+    });
+    let grace = object.optional("grace", default.grace, |n| {
+        n.duration(secs(0)..=secs(30 * DAY))
+    });
+    let sweep = object.optional("sweep", default.sweep, |n| n.duration(secs(1)..=secs(300)));
+    let look = object.optional("look", default.look, |n| n.duration(secs(1)..=secs(3600)));
+    let provision = object.optional("provision", default.provision, |n| {
+        n.duration(secs(5)..=secs(3600))
+    });
+    let mint = object.optional("mint", default.mint, |n| n.duration(secs(1)..=secs(300)));
+    let stop_grace = object.optional("stop_grace", default.stop_grace, |n| {
+        n.duration(secs(0)..=secs(300))
+    });
+    let answer = object.optional("answer", default.answer, |n| {
+        n.duration(secs(60)..=secs(30 * DAY))
+    });
+    object.finish();
+    let mut warnings = warnings?;
+    warnings.sort_by_key(|warning| std::cmp::Reverse(*warning));
+    Some(Timing {
+        heartbeat: heartbeat?,
+        offer: offer?,
+        quote: quote?,
+        warnings,
+        grace: grace?,
+        sweep: sweep?,
+        look: look?,
+        provision: provision?,
+        mint: mint?,
+        stop_grace: stop_grace?,
+        answer: answer?,
+    })
+}
+
+pub(super) fn backend(mut object: Object<'_>) -> Option<BackendSetting> {
+    let kind = object.optional("kind", Kind::Sandbox, kind);
+    let default = SandboxSetting::default();
+    let network = object.optional("network", default.network, Node::flag);
+    let resolvers = object.optional("resolvers", default.resolvers, |n| {
+        // resolv.conf(5): more than three are not read.
+        n.unique(0..=3, resolver, |address| *address)
+    });
+    object.finish();
+    match kind? {
+        Kind::Sandbox => Some(BackendSetting::Sandbox(SandboxSetting {
+            network: network?,
+            resolvers: resolvers?,
+        })),
+        #[cfg(feature = "demo")]
+        Kind::Fake => Some(BackendSetting::Fake),
+    }
+}
+
+enum Kind {
+    Sandbox,
+    #[cfg(feature = "demo")]
+    Fake,
+}
+
+fn kind(node: &Node<'_>) -> Option<Kind> {
+    match node.text()? {
+        "sandbox" => Some(Kind::Sandbox),
+        #[cfg(feature = "demo")]
+        "fake" => Some(Kind::Fake),
+        other => node.problem(
+            format!("There is no backend {other:?}."),
+            "Write \"sandbox\".",
+        ),
+    }
+}
+
+fn resolver(node: &Node<'_>) -> Option<IpAddr> {
+    let address: IpAddr = node.parsed("an IP address", "Write the address of a name server.")?;
+    if address.is_loopback() || address.is_unspecified() {
+        return node.problem(
+            "A workload does not reach this machine's loopback.",
+            "Write the address of a name server elsewhere.",
+        );
+    }
+    Some(address)
+}
+
+pub(super) fn log(mut object: Object<'_>) -> Option<LogSetting> {
+    let default = LogSetting::default();
+    let level = object.optional("level", default.level, level);
+    let format = object.optional("format", default.format, |n| match n.text()? {
+        "human" => Some(LogFormat::Human),
+        "json" => Some(LogFormat::Json),
+        _ => n.problem("There is no such format.", "Write \"human\" or \"json\"."),
+    });
+    object.finish();
+    Some(LogSetting {
+        level: level?,
+        format: format?,
+    })
+}

@@ -1,0 +1,132 @@
+//! What is to be done for a lease now, and when to look again.
+
+use super::{Lease, Phase};
+use crate::core::ids::PaymentId;
+use crate::core::payment::{Payment, PaymentState};
+use crate::core::time::Timestamp;
+
+/// How fast things go; from the operator's settings, in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Lead times of warnings before the end.
+    pub warnings: Vec<u64>,
+    /// How often a running workload is looked at.
+    pub look_every: u64,
+}
+
+/// One thing to do. The provider does it and tells the lease what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask the mint about the proofs, and if they are unspent redeem them.
+    Redeem(PaymentId),
+    /// Find out what became of a redemption; never redeem.
+    Resolve(PaymentId),
+    /// Make the workload and wait until it can be entered.
+    Provision,
+    /// Start the stopped workload.
+    Revive,
+    /// Give up bringing it up: its time for that is over.
+    GiveUp,
+    /// Begin the end that the owner asked for.
+    BeginStop,
+    /// Note that its time is over.
+    TimeOver,
+    /// Stop the workload, keep its disk.
+    StopWorkload,
+    /// Note that its grace is over.
+    GraceOver,
+    /// Remove the workload and all it holds.
+    Destroy,
+    /// Make the refund with this id.
+    MakeRefund(String),
+    /// Warn the owner, this many seconds before the end.
+    Warn(u64),
+    /// See whether the workload is there.
+    Look,
+}
+
+/// What is to be done now, or when to look again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Do this, now.
+    Do(Step),
+    /// Nothing before this instant.
+    WaitUntil(Timestamp),
+    /// Nothing, ever again.
+    Over,
+}
+
+impl Plan {
+    /// The plan for `lease` with its open `payments` at `now`.
+    ///
+    /// Money comes first, so that nothing that was paid waits behind something
+    /// slow; then what the owner asked for; then the clock.
+    pub fn of(lease: &Lease, payments: &[Payment], pace: &Pace, now: Timestamp) -> Self {
+        let open = payments.iter().find(|payment| payment.is_open());
+        if let Some(step) = open.and_then(|payment| payment_step(payment.id, payment.state)) {
+            return Self::Do(step);
+        }
+        if !super::ending(lease.phase) && lease.stop_request.is_some() {
+            return Self::Do(Step::BeginStop);
+        }
+        match phase_plan(lease, pace, now) {
+            Self::Do(step) => Self::Do(step),
+            idle => lease
+                .refund_to_make()
+                .map_or(idle, |refund| Self::Do(Step::MakeRefund(refund.id.clone()))),
+        }
+    }
+}
+
+fn payment_step(id: PaymentId, state: PaymentState) -> Option<Step> {
+    match state {
+        PaymentState::Reserved => Some(Step::Redeem(id)),
+        // A redemption is begun and ended by one step; met at rest, its process died.
+        PaymentState::Redeeming | PaymentState::Unknown => Some(Step::Resolve(id)),
+        PaymentState::Redeemed | PaymentState::Settled | PaymentState::Rejected => None,
+    }
+}
+
+fn phase_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
+    match lease.phase {
+        // Its payment is open, and came first.
+        Phase::Reserved => Plan::WaitUntil(now.plus_secs(1)),
+        Phase::Provisioning { deadline } | Phase::Reviving { deadline } if now >= deadline => {
+            Plan::Do(Step::GiveUp)
+        }
+        Phase::Provisioning { .. } => Plan::Do(Step::Provision),
+        Phase::Reviving { .. } => Plan::Do(Step::Revive),
+        Phase::Active => active_plan(lease, pace, now),
+        Phase::Expiring => Plan::Do(Step::StopWorkload),
+        Phase::Grace { destroy_at } if now >= destroy_at => Plan::Do(Step::GraceOver),
+        Phase::Grace { destroy_at } => Plan::WaitUntil(destroy_at),
+        Phase::Ending => Plan::Do(Step::Destroy),
+        Phase::Ended { .. } => Plan::Over,
+    }
+}
+
+fn active_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
+    let Some(end) = lease.expires_at else {
+        return Plan::Do(Step::TimeOver);
+    };
+    let left = end.secs_since(now);
+    if left == 0 {
+        return Plan::Do(Step::TimeOver);
+    }
+    let due = |lead: &u64| left <= *lead && !lease.warned.contains(lead);
+    if let Some(lead) = pace.warnings.iter().filter(|lead| due(lead)).min() {
+        return Plan::Do(Step::Warn(*lead));
+    }
+    let look_at = lease.looked_at.plus_secs(pace.look_every);
+    if now >= look_at {
+        return Plan::Do(Step::Look);
+    }
+    let warn_at = |lead: &u64| Timestamp::from_secs(end.as_secs().saturating_sub(*lead));
+    let next_warning = pace
+        .warnings
+        .iter()
+        .map(warn_at)
+        .filter(|at| *at > now)
+        .min();
+    Plan::WaitUntil(next_warning.unwrap_or(end).min(end).min(look_at))
+}

@@ -1,0 +1,4 @@
+//! Who may ask, how often, and for what.
+
+pub mod images;
+pub mod rate;

@@ -1,0 +1,136 @@
+//! What the ledger holds.
+
+use serde::{Deserialize, Serialize};
+
+use super::table::Table;
+use super::{LedgerError, Reader, Tx};
+use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
+use crate::core::lease::Lease;
+use crate::core::payment::Payment;
+use crate::core::time::Timestamp;
+
+/// A message to us, by rumor id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// Who wrote it.
+    pub sender: PublicKey,
+    /// The relay that brought it.
+    pub relay: String,
+    /// When it came.
+    pub received_at: Timestamp,
+    /// When its author wrote it.
+    pub written_at: Timestamp,
+    /// Its text, until it is dealt with.
+    pub body: String,
+    /// The request in it, once it has been read.
+    pub request: Option<RequestId>,
+    /// Whether it is dealt with: what is left to do is in other tables.
+    pub done: bool,
+}
+
+/// A request, by owner and id.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRow {
+    /// Who asks.
+    pub owner: PublicKey,
+    /// The asker's name of it.
+    pub id: RequestId,
+    /// SHA-256 of the body, hex: the same id with another body is refused.
+    pub body_hash: String,
+    /// Relays that brought it: where the answer goes besides the asker's own.
+    pub relays: Vec<String>,
+    /// When it came first.
+    pub received_at: Timestamp,
+    /// The lease that it is about, for what takes time.
+    pub lease: Option<LeaseId>,
+    /// The payment that it brought.
+    pub payment: Option<PaymentId>,
+    /// The one answer, as it went out.
+    pub answer: Option<String>,
+}
+
+/// What the backend has to make; kept until the lease has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadRow {
+    /// What it should be (a `WorkloadSpec`).
+    pub spec: serde_json::Value,
+    /// What the backend made of it (a `Handle`), once it has.
+    pub handle: Option<serde_json::Value>,
+}
+
+/// A message that has to reach somebody.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxRow {
+    /// To whom.
+    pub to: PublicKey,
+    /// Its text.
+    pub body: String,
+    /// Relays to use besides the receiver's own.
+    pub relays: Vec<String>,
+    /// When it was written.
+    pub written_at: Timestamp,
+    /// Given up after this.
+    pub expires_at: Timestamp,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before this.
+    pub next_attempt: Timestamp,
+}
+
+/// `format`: version of the file.
+pub const META: Table<u32> = Table::new("meta");
+/// Gift wraps seen, by event id, and when.
+pub const WRAPS: Table<Timestamp> = Table::new("wraps");
+/// Messages to us, by rumor id.
+pub const INBOX: Table<InboxRow> = Table::new("inbox");
+/// Requests, by [`request_key`].
+pub const REQUESTS: Table<RequestRow> = Table::new("requests");
+/// Payments, by id.
+pub const PAYMENTS: Table<Payment> = Table::new("payments");
+/// Which payment a proof belongs to, for ever, by Y.
+pub const PROOFS: Table<PaymentId> = Table::new("proofs");
+/// Leases that have not ended, and those that ended with something still to do.
+pub const LEASES: Table<Lease> = Table::new("leases");
+/// Leases that are over.
+pub const ENDED: Table<Lease> = Table::new("ended");
+/// Workloads, by lease.
+pub const WORKLOADS: Table<WorkloadRow> = Table::new("workloads");
+/// Messages that have to reach somebody, by our name for them.
+pub const OUTBOX: Table<OutboxRow> = Table::new("outbox");
+/// When a relay was last caught up with, by URL.
+pub const RELAYS: Table<Timestamp> = Table::new("relays");
+
+/// The key of a request: the owner's key and the id.
+pub fn request_key(owner: &PublicKey, id: RequestId) -> String {
+    format!("{owner}/{id}")
+}
+
+/// The key of a message or gift wrap.
+pub fn event_key(id: &EventId) -> String {
+    id.to_hex()
+}
+
+/// A lease, running or over.
+///
+/// # Errors
+/// The row cannot be read, or the disk.
+pub fn find_lease(reader: &Reader, id: &LeaseId) -> Result<Option<Lease>, LedgerError> {
+    match reader.get(&LEASES, id.as_str())? {
+        Some(lease) => Ok(Some(lease)),
+        None => reader.get(&ENDED, id.as_str()),
+    }
+}
+
+/// The payments of a lease, the first one first. Proofs whose payment was
+/// rejected may have been brought again for another lease since.
+///
+/// # Errors
+/// A row cannot be read, or the disk.
+pub fn payments_of(tx: &Tx, lease: &Lease) -> Result<Vec<Payment>, LedgerError> {
+    let mut payments = Vec::with_capacity(lease.payments.len());
+    for id in &lease.payments {
+        let payment = tx.get(&PAYMENTS, &id.to_hex())?;
+        payments.extend(payment.filter(|payment| payment.lease == lease.id));
+    }
+    Ok(payments)
+}

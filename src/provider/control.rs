@@ -1,0 +1,300 @@
+//! Questions to a running daemon, over a unix socket in its data directory that
+//! only its own user can open. One line of JSON asks, one line of JSON answers,
+//! and the connection ends: `{"ask":"leases"}` -> `{"ok":[…]}` or `{"error":"…"}`.
+//! Nothing can be changed this way.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::core::ids::{Name, PublicKey};
+use crate::core::money::Msat;
+use crate::core::time::Timestamp;
+use crate::protocol::offer::Offer;
+use crate::protocol::reply::LeaseStatus;
+
+/// Name of the socket in the data directory.
+pub const SOCKET: &str = "satletd.sock";
+
+/// Longest question, in bytes.
+const MAX_QUESTION: u64 = 1024;
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// How long a question and its answer may take together.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Questions that are answered side by side; more wait.
+const SIDE_BY_SIDE: usize = 8;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase")]
+pub enum Ask {
+    /// All leases that have not been forgotten: [`LeaseView`]s.
+    Leases,
+    /// The offer as it is published now.
+    Offer,
+    /// How the daemon is: a [`StatusView`].
+    Status,
+    /// What the wallet holds: a [`MoneyView`].
+    Money,
+}
+
+/// A lease, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// Whose it is.
+    pub owner: PublicKey,
+    /// What runs it.
+    pub backend: Name,
+    /// How it stands. Refunds are left out: their tokens are the owner's.
+    #[serde(flatten)]
+    pub status: LeaseStatus,
+}
+
+/// A relay, as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayView {
+    /// Its URL.
+    pub url: String,
+    /// Whether it is connected now.
+    pub connected: bool,
+}
+
+/// How the daemon is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its key.
+    pub provider: PublicKey,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Whether it ends and takes no new work.
+    pub draining: bool,
+    /// Leases that hold capacity.
+    pub leases: u32,
+    /// Its relays.
+    pub relays: Vec<RelayView>,
+}
+
+/// What one mint holds for us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalanceView {
+    /// The mint.
+    pub mint: String,
+    /// The unit.
+    pub unit: String,
+    /// What can be spent.
+    pub msat: Msat,
+}
+
+/// What the wallet holds, and what has come and gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoneyView {
+    /// By mint and unit.
+    pub balances: Vec<BalanceView>,
+    /// What was received, after mint fees.
+    pub received_msat: Msat,
+    /// What was served of it.
+    pub served_msat: Msat,
+    /// What was given back.
+    pub refunded_msat: Msat,
+}
+
+/// Answers questions; the daemon does, from its ledger.
+#[async_trait]
+pub trait Queries: Send + Sync {
+    /// All leases that have not been forgotten, newest first.
+    async fn leases(&self) -> Result<Vec<LeaseView>, String>;
+    /// The offer as it is published now.
+    async fn offer(&self) -> Result<Offer, String>;
+    /// How the daemon is.
+    async fn status(&self) -> Result<StatusView, String>;
+    /// What the wallet holds.
+    async fn money(&self) -> Result<MoneyView, String>;
+}
+
+/// What goes back.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(serde_json::Value),
+    Error(String),
+}
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No daemon listens there.
+    #[error("no satletd runs with this data directory ({0})")]
+    NotRunning(PathBuf),
+    /// The socket cannot be made or reached.
+    #[error("the control socket {path}: {source}")]
+    Io {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No answer within ten seconds.
+    #[error("satletd does not answer")]
+    Timeout,
+    /// The answer cannot be read: another version.
+    #[error("satletd's answer cannot be read: {0}")]
+    Unreadable(String),
+    /// The daemon could not answer.
+    #[error("satletd: {0}")]
+    Refused(String),
+}
+
+/// The daemon's end of the socket. Dropping it takes the socket away.
+pub struct Control {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Control {
+    /// Listens in `data_dir`. A socket that a dead daemon left is replaced; the
+    /// caller holds the single-instance lock, so it is not a living one's.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn bind(data_dir: &Path) -> Result<Self, ControlError> {
+        let path = data_dir.join(SOCKET);
+        let made = data_dir.join("satletd.sock.new");
+        let bind = || -> std::io::Result<UnixListener> {
+            match std::fs::remove_file(&made) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = UnixListener::bind(&made)?;
+            // Closed to others before anybody can find it under its name.
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600))?;
+            std::fs::rename(&made, &path)?;
+            Ok(listener)
+        };
+        match bind() {
+            Ok(listener) => Ok(Self { path, listener }),
+            Err(source) => Err(ControlError::Io { path, source }),
+        }
+    }
+
+    /// Answers questions until it is dropped.
+    pub async fn serve(&self, queries: Arc<dyn Queries>) {
+        let places = Arc::new(Semaphore::new(SIDE_BY_SIDE));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let queries = Arc::clone(&queries);
+                    tokio::spawn(async move {
+                        let _place = place;
+                        let served = tokio::time::timeout(TIMEOUT, serve_one(stream, &*queries));
+                        if let Ok(Err(error)) = served.await {
+                            tracing::debug!(%error, "a control connection broke");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket does not accept");
+                    // Out of descriptors, most likely: others must end first.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve_one(mut stream: UnixStream, queries: &dyn Queries) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut question = String::new();
+    BufReader::new(reader.take(MAX_QUESTION))
+        .read_line(&mut question)
+        .await?;
+    let answer = match serde_json::from_str(&question) {
+        Ok(ask) => answer(ask, queries).await,
+        Err(error) => Answer::Error(format!("not a question: {error}")),
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    writer.shutdown().await
+}
+
+async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
+    fn pack<T: Serialize>(answer: Result<T, String>) -> Answer {
+        match answer.map(|value| serde_json::to_value(value)) {
+            Ok(Ok(value)) => Answer::Ok(value),
+            Ok(Err(error)) => Answer::Error(error.to_string()),
+            Err(error) => Answer::Error(error),
+        }
+    }
+    match ask {
+        Ask::Leases => pack(queries.leases().await.map(|mut leases| {
+            for lease in &mut leases {
+                lease.status.refunds.clear();
+            }
+            leases
+        })),
+        Ask::Offer => pack(queries.offer().await),
+        Ask::Status => pack(queries.status().await),
+        Ask::Money => pack(queries.money().await),
+    }
+}
+
+/// Asks the daemon whose data directory this is.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn ask<T: serde::de::DeserializeOwned>(
+    data_dir: &Path,
+    ask: Ask,
+) -> Result<T, ControlError> {
+    let path = data_dir.join(SOCKET);
+    let line = tokio::time::timeout(TIMEOUT, exchange(&path, ask))
+        .await
+        .map_err(|_| ControlError::Timeout)?
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                ControlError::NotRunning(data_dir.to_owned())
+            }
+            _ => ControlError::Io { path, source },
+        })?;
+    let unreadable = |error: serde_json::Error| ControlError::Unreadable(error.to_string());
+    match serde_json::from_str(&line).map_err(unreadable)? {
+        Answer::Ok(value) => serde_json::from_value(value).map_err(unreadable),
+        Answer::Error(error) => Err(ControlError::Refused(error)),
+    }
+}
+
+async fn exchange(path: &Path, ask: Ask) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(path).await?;
+    let mut question = serde_json::to_vec(&ask)?;
+    question.push(b'\n');
+    stream.write_all(&question).await?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_ANSWER))
+        .read_line(&mut line)
+        .await?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! What every part of the provider has at hand.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::actors::Actors;
+use super::clock::Clock;
+use super::offer;
+use super::settings::Settings;
+use crate::compute::SharedBackend;
+use crate::core::capacity::Resources;
+use crate::core::ids::{LeaseId, PublicKey};
+use crate::core::lease::{Lease, Pace, Phase};
+use crate::core::policy::rate::RateLimiter;
+use crate::core::pricing::Tier;
+use crate::core::time::Timestamp;
+use crate::ledger::{LEASES, Ledger, LedgerError, Reader};
+use crate::protocol::reply::Access;
+use crate::wallet::Wallet;
+
+/// The parts that a provider is made of.
+pub struct Parts {
+    /// What the operator decided.
+    pub settings: Settings,
+    /// The durable record.
+    pub ledger: Ledger,
+    /// Ecash.
+    pub wallet: Arc<dyn Wallet>,
+    /// What runs workloads.
+    pub backend: SharedBackend,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Our own key.
+    pub me: PublicKey,
+    /// The gateway, with an empty user name.
+    pub access: Access,
+}
+
+/// The provider's parts, and what they share.
+pub struct Ctx {
+    /// What it is made of.
+    pub parts: Parts,
+    /// Rung when a message was put into the outbox.
+    pub outbox: Notify,
+    /// Rung when the offer may have changed: capacity was taken or freed.
+    pub changed: Notify,
+    /// Rung with the id of a lease that lets nobody in any more.
+    pub closed: tokio::sync::broadcast::Sender<LeaseId>,
+    /// One task for each lease.
+    pub actors: Actors,
+    limiter: Mutex<RateLimiter>,
+    started: tokio::time::Instant,
+}
+
+impl Ctx {
+    /// A provider made of these parts; nothing runs yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let requests = &parts.settings.requests;
+        let limiter = RateLimiter::new(requests.per_key_per_minute, requests.per_minute, 0);
+        Arc::new(Self {
+            parts,
+            outbox: Notify::new(),
+            changed: Notify::new(),
+            closed: tokio::sync::broadcast::Sender::new(64),
+            actors: Actors::default(),
+            limiter: Mutex::new(limiter),
+            started: tokio::time::Instant::now(),
+        })
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// The operator's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.parts.ledger
+    }
+
+    /// Whether `key` may ask once more within its share.
+    pub fn allow(&self, key: PublicKey) -> bool {
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.limiter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .allow(key, now_ms)
+    }
+
+    /// How fast leases go.
+    pub fn pace(&self) -> Pace {
+        let timing = &self.settings().timing;
+        Pace {
+            warnings: timing
+                .warnings
+                .iter()
+                .map(std::time::Duration::as_secs)
+                .collect(),
+            look_every: timing.look.as_secs().max(1),
+        }
+    }
+
+    /// Where to get into `lease`, while that is possible.
+    pub fn access(&self, lease: &Lease) -> Option<Access> {
+        let open = lease.is_open(self.now());
+        open.then(|| Access {
+            user: lease.id.to_string(),
+            ..self.parts.access.clone()
+        })
+    }
+
+    /// Limits of a tier that this host cannot enforce.
+    pub fn not_enforced(&self, tier: &Tier) -> Vec<String> {
+        offer::not_enforced(tier.resources, self.parts.backend.capabilities().enforces)
+    }
+
+    /// Tiers that are sold on this host, in the operator's order.
+    pub fn tiers(&self) -> impl Iterator<Item = &Tier> {
+        offer::sold(self.settings(), self.parts.backend.capabilities().enforces)
+    }
+}
+
+/// What is promised: the sum over all leases that hold room, and their number.
+pub fn promised(leases: &[(String, Lease)]) -> (Resources, u32) {
+    let holding = leases
+        .iter()
+        .map(|(_, lease)| lease)
+        .filter(|lease| !lease.has_ended());
+    holding.fold((Resources::default(), 0), |(sum, n), lease| {
+        let more = sum.checked_add(lease.tier.resources);
+        let full = Resources {
+            cpu_millicores: u32::MAX,
+            memory_mib: u32::MAX,
+            disk_mib: u32::MAX,
+            pids: u32::MAX,
+        };
+        (more.unwrap_or(full), n + 1)
+    })
+}
+
+/// Leases that hold room, as of now.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn open_leases(reader: &Reader) -> Result<Vec<(String, Lease)>, LedgerError> {
+    reader.all(&LEASES)
+}
+
+/// Workloads that are there or about to be.
+pub fn active(leases: &[(String, Lease)]) -> u64 {
+    let counts = |lease: &Lease| matches!(lease.phase, Phase::Active | Phase::Expiring);
+    leases.iter().filter(|(_, lease)| counts(lease)).count() as u64
+}

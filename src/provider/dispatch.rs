@@ -1,0 +1,360 @@
+//! From a stored message to a handler, and from its outcome to a stored answer.
+//! Each request is handled once however often and by whatever way it comes; who
+//! asks again gets the stored answer again.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::answers;
+use super::ctx::Ctx;
+use super::handlers::{self, Handled};
+use super::refuse::{self, Refusal};
+use crate::core::ids::{PublicKey, RequestId};
+use crate::ledger::{INBOX, LedgerError, REQUESTS, RequestRow, request_key};
+use crate::protocol::error::{Code, WireError};
+use crate::protocol::reply::Reply;
+use crate::protocol::request::Request;
+use crate::protocol::{DIALECT, MAX_REQUEST};
+use crate::relay::Incoming;
+
+/// Requests that are handled at once; more wait in the inbox's channel.
+const PARALLEL: usize = 64;
+
+/// Takes messages from the inbox and hands each to a task of its own.
+pub struct Dispatcher {
+    ctx: Arc<Ctx>,
+    places: Arc<Semaphore>,
+    busy: Arc<Busy>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Requests that are being handled.
+#[derive(Default)]
+struct Busy(Mutex<HashSet<(PublicKey, RequestId)>>);
+
+struct BusyGuard {
+    busy: Arc<Busy>,
+    key: (PublicKey, RequestId),
+}
+
+impl Busy {
+    fn enter(self: &Arc<Self>, key: (PublicKey, RequestId)) -> Option<BusyGuard> {
+        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        set.insert(key).then(|| BusyGuard {
+            busy: Arc::clone(self),
+            key,
+        })
+    }
+}
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.busy
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
+    }
+}
+
+/// The part of a request that is read first.
+#[derive(Deserialize)]
+struct Envelope {
+    satlet: Option<u32>,
+    request_id: Option<RequestId>,
+}
+
+impl Dispatcher {
+    /// A dispatcher for `ctx`.
+    pub fn new(ctx: Arc<Ctx>) -> Self {
+        Self {
+            ctx,
+            places: Arc::new(Semaphore::new(PARALLEL)),
+            busy: Arc::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// First what an earlier run left undone, then what comes, until the inbox
+    /// closes.
+    pub async fn run(&self, inbox: &mut mpsc::Receiver<Incoming>) {
+        self.resume().await;
+        while let Some(message) = inbox.recv().await {
+            self.dispatch(message).await;
+        }
+    }
+
+    /// Takes up what an earlier run left undone.
+    pub async fn resume(&self) {
+        match undone(&self.ctx) {
+            Ok(left) => {
+                for message in left {
+                    self.dispatch(message).await;
+                }
+            }
+            Err(error) => drop(refuse::internal(&error)),
+        }
+    }
+
+    /// Breaks off what is being handled, and returns when it is gone; the
+    /// messages are stored, and the next start takes them up.
+    pub async fn abort(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Handles one message in a task of its own; waits only for a place.
+    pub async fn dispatch(&self, message: Incoming) {
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            return;
+        };
+        let (ctx, busy) = (Arc::clone(&self.ctx), Arc::clone(&self.busy));
+        let stop = self.stop.clone();
+        self.tasks.spawn(stop.run_until_cancelled_owned(async move {
+            let _place = place;
+            let rumor = message.rumor;
+            // In a task of its own, so that a panic is an answer and not the end.
+            let inner = tokio::spawn(one(Arc::clone(&ctx), busy, message.clone()));
+            match AbortOnDropHandle::new(inner).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => drop(refuse::internal(&error)),
+                Err(panic) => {
+                    tracing::error!(%rumor, %panic, "a handler died");
+                    if let Err(error) = after_panic(&ctx, &message).await {
+                        drop(refuse::internal(&error));
+                    }
+                }
+            }
+        }));
+    }
+}
+
+/// Messages that were stored and not dealt with.
+fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
+    let rows = ctx.ledger().read(|reader| reader.all(&INBOX))?;
+    let mut left: Vec<_> = rows
+        .into_iter()
+        .filter(|(_, row)| !row.done)
+        .filter_map(|(key, row)| {
+            Some(Incoming {
+                rumor: key.parse().ok()?,
+                sender: row.sender,
+                written_at: row.written_at,
+                received_at: row.received_at,
+                relay: row.relay,
+                body: row.body,
+            })
+        })
+        .collect();
+    left.sort_by_key(|message| message.received_at);
+    Ok(left)
+}
+
+async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), LedgerError> {
+    let Ok(envelope) = serde_json::from_str::<Envelope>(&message.body) else {
+        tracing::debug!(rumor = %message.rumor, "not a request; ignored");
+        return done(&ctx, &message, None).await;
+    };
+    let (Some(dialect), Some(id)) = (envelope.satlet, envelope.request_id) else {
+        tracing::debug!(rumor = %message.rumor, "not a request of this dialect; ignored");
+        return done(&ctx, &message, None).await;
+    };
+    let Some(_guard) = busy.enter((message.sender, id)) else {
+        // The one answer goes out when the first copy is dealt with.
+        return done(&ctx, &message, Some(id)).await;
+    };
+    if let Err(refusal) = admit(&ctx, &message, dialect) {
+        return answers::unstored(&ctx, &message, id, refusal).await;
+    }
+    let hash = hex::encode(Sha256::digest(message.body.as_bytes()));
+    match known(&ctx, &message, id, hash).await? {
+        Known::Answered => Ok(()),
+        Known::OtherBody => {
+            let refusal = WireError::new(
+                Code::RequestIdReused,
+                "this request id came before with another body",
+                "use a new request id for a new request",
+            );
+            answers::unstored(&ctx, &message, id, refusal).await
+        }
+        Known::Pending => done(&ctx, &message, Some(id)).await,
+        Known::New => handle(&ctx, &message, id).await,
+    }
+}
+
+/// Whether this sender is served at all, and now.
+fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), Refusal> {
+    let policy = &ctx.settings().requests;
+    let welcome = policy.allow.is_empty() || policy.allow.contains(&message.sender);
+    if !welcome || policy.deny.contains(&message.sender) {
+        return Err(WireError::new(
+            Code::NotAllowed,
+            "this provider does not serve your key",
+            "choose another provider",
+        ));
+    }
+    if !ctx.allow(message.sender) {
+        return Err(WireError::new(
+            Code::TooManyRequests,
+            format!(
+                "more than {} requests in a minute",
+                policy.per_key_per_minute
+            ),
+            "wait a minute and ask again with the same request id",
+        ));
+    }
+    if message.body.len() > MAX_REQUEST {
+        return Err(WireError::new(
+            Code::MessageTooLarge,
+            format!("the request is longer than {MAX_REQUEST} bytes"),
+            "send a token of fewer proofs, or a shorter command or environment",
+        ));
+    }
+    if dialect != DIALECT {
+        return Err(WireError::new(
+            Code::UnsupportedVersion,
+            format!("this provider speaks version {DIALECT}, not {dialect}"),
+            "use a client for that version, or look at `dialects` in the offer",
+        ));
+    }
+    Ok(())
+}
+
+/// What is known of a request.
+enum Known {
+    /// Nothing: it is written down now.
+    New,
+    /// It is answered, and the answer is in the outbox again.
+    Answered,
+    /// It is under way; its lease's task will answer.
+    Pending,
+    /// Its id came before with another body.
+    OtherBody,
+}
+
+async fn known(
+    ctx: &Ctx,
+    message: &Incoming,
+    id: RequestId,
+    body_hash: String,
+) -> Result<Known, LedgerError> {
+    let (message, now, keep) = (message.clone(), ctx.now(), ctx.settings().timing.answer);
+    let found = ctx
+        .ledger()
+        .write(move |tx| {
+            let key = request_key(&message.sender, id);
+            let Some(mut row) = tx.get(&REQUESTS, &key)? else {
+                let row = RequestRow {
+                    owner: message.sender,
+                    id,
+                    body_hash,
+                    relays: vec![message.relay.clone()],
+                    received_at: message.received_at,
+                    lease: None,
+                    payment: None,
+                    answer: None,
+                };
+                tx.put(&REQUESTS, &key, &row)?;
+                return Ok(Known::New);
+            };
+            if row.body_hash != body_hash {
+                return Ok(Known::OtherBody);
+            }
+            if !row.relays.contains(&message.relay) && row.relays.len() < 8 {
+                row.relays.push(message.relay.clone());
+                tx.put(&REQUESTS, &key, &row)?;
+            }
+            if row.answer.is_some() {
+                answers::mark_done(tx, &message, Some(id))?;
+                answers::send_again(tx, &row, now, now.plus(keep))?;
+                return Ok(Known::Answered);
+            }
+            Ok(if row.lease.is_some() {
+                Known::Pending
+            } else {
+                Known::New
+            })
+        })
+        .await?;
+    if matches!(found, Known::Answered) {
+        ctx.outbox.notify_one();
+    }
+    Ok(found)
+}
+
+async fn handle(ctx: &Arc<Ctx>, message: &Incoming, id: RequestId) -> Result<(), LedgerError> {
+    let outcome = match serde_json::from_str::<Request>(&message.body) {
+        Ok(request) => attempt(ctx, message, &request).await,
+        Err(error) => Err(WireError::new(
+            Code::InvalidRequest,
+            format!("the request cannot be read: {error}"),
+            "see specs/requests.md for what a request looks like",
+        )),
+    };
+    match outcome {
+        Ok(Handled::Later(lease)) => {
+            done(ctx, message, Some(id)).await?;
+            ctx.actors.wake(ctx, &lease);
+            Ok(())
+        }
+        Ok(Handled::Answer(answer)) => {
+            answers::answer(ctx, message, Reply::result(id, *answer)).await
+        }
+        Err(refusal) => {
+            tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
+            answers::answer(ctx, message, Reply::error(id, refusal)).await
+        }
+    }
+}
+
+async fn attempt(
+    ctx: &Arc<Ctx>,
+    message: &Incoming,
+    request: &Request,
+) -> Result<Handled, Refusal> {
+    if request.expires_at.is_some_and(|end| end < ctx.now()) {
+        return Err(WireError::new(
+            Code::RequestExpired,
+            "the request's own deadline has passed",
+            "ask again with a new request id",
+        ));
+    }
+    handlers::handle(ctx, message.sender, request).await
+}
+
+async fn done(ctx: &Ctx, message: &Incoming, id: Option<RequestId>) -> Result<(), LedgerError> {
+    let message = message.clone();
+    ctx.ledger()
+        .write(move |tx| answers::mark_done(tx, &message, id))
+        .await
+}
+
+/// Answers for a handler that died, unless its lease's task will.
+async fn after_panic(ctx: &Ctx, message: &Incoming) -> Result<(), LedgerError> {
+    let id = serde_json::from_str::<Envelope>(&message.body)
+        .ok()
+        .and_then(|e| e.request_id);
+    let Some(id) = id else {
+        return done(ctx, message, None).await;
+    };
+    let key = request_key(&message.sender, id);
+    let row = ctx.ledger().read(|reader| reader.get(&REQUESTS, &key))?;
+    if row.is_some_and(|row| row.lease.is_some() || row.answer.is_some()) {
+        return done(ctx, message, Some(id)).await;
+    }
+    let refusal = WireError::new(
+        Code::Internal,
+        "the provider failed at this request",
+        "try again with a new request id; the token is still yours",
+    );
+    answers::answer(ctx, message, Reply::error(id, refusal)).await
+}

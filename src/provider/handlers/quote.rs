@@ -1,0 +1,132 @@
+//! What would it cost, and would it be accepted? Without side effects.
+
+use std::time::Duration;
+
+use super::Handled;
+use crate::compute::Image;
+use crate::core::ids::{PublicKey, RequestId};
+use crate::core::pricing::{PriceError, Tier, price};
+use crate::protocol::error::{Code, WireError};
+use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer};
+use crate::protocol::request::Quote;
+use crate::provider::ctx::{Ctx, open_leases, promised};
+use crate::provider::refuse::{self, Refusal};
+use crate::provider::validate;
+use crate::wallet::{MintUrl, Unit};
+
+/// How long a quote waits for mints that have not told their fees yet.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(4);
+
+pub(super) async fn handle(
+    ctx: &Ctx,
+    owner: PublicKey,
+    id: RequestId,
+    ask: &Quote,
+) -> Result<Handled, Refusal> {
+    let accepted = validate::wanted(ctx, &ask.wanted, false)?;
+    let tier = &accepted.tier;
+    let seconds = ask.seconds.unwrap_or(tier.min_seconds);
+    let cost = price(seconds, tier.rate_msat_per_s).ok_or_else(too_large)?;
+    tier.sell(cost)
+        .map_err(|error| refuse::price(error, crate::core::money::Msat::ZERO))?;
+    let leases = ctx
+        .ledger()
+        .read(open_leases)
+        .map_err(|e| refuse::internal(&e))?;
+    room(ctx, &leases, owner, tier)?;
+    let can = ctx.parts.backend.capabilities();
+    Ok(Handled::from(Answer::Quote(QuoteAnswer {
+        quote_id: id,
+        expires_at: ctx.now().plus(ctx.settings().timing.quote),
+        tier: tier.id.clone(),
+        image: shown(&accepted.image_name, &accepted.image),
+        rate_msat_per_s: tier.rate_msat_per_s,
+        min_seconds: tier.min_seconds,
+        max_seconds: tier.max_seconds,
+        price_msat: cost,
+        min_msat: tier.min_price().ok_or_else(too_large)?,
+        max_msat: tier.max_price().ok_or_else(too_large)?,
+        seconds,
+        mints: mint_terms(ctx).await,
+        gives: tier.resources,
+        not_enforced: ctx.not_enforced(tier),
+        outgoing_network: can.outgoing_network,
+    })))
+}
+
+fn shown(name: &str, image: &Image) -> String {
+    match image {
+        Image::Reference(reference) => reference.clone(),
+        Image::Host | Image::Layout(_) => name.to_owned(),
+    }
+}
+
+fn too_large() -> Refusal {
+    refuse::price(PriceError::Overflow, crate::core::money::Msat::ZERO)
+}
+
+/// Whether one more lease of `tier` fits for `owner`.
+pub(super) fn room(
+    ctx: &Ctx,
+    leases: &[(String, crate::core::lease::Lease)],
+    owner: PublicKey,
+    tier: &Tier,
+) -> Result<(), Refusal> {
+    let settings = ctx.settings();
+    let (taken, count) = promised(leases);
+    if !settings.capacity.fits(taken, count, tier.resources) {
+        return Err(WireError::new(
+            Code::NoCapacity,
+            format!("there is no room for a {} now", tier.id),
+            "choose a smaller tier, another provider, or try again later",
+        ));
+    }
+    let own = leases
+        .iter()
+        .filter(|(_, l)| l.owner == owner && !l.has_ended())
+        .count();
+    if own >= settings.requests.leases_per_key as usize {
+        return Err(WireError::new(
+            Code::NoCapacity,
+            format!(
+                "one key may have {} leases here",
+                settings.requests.leases_per_key
+            ),
+            "stop one of your leases first",
+        ));
+    }
+    Ok(())
+}
+
+/// Accepted mints with their fees; a mint that does not tell in time is listed
+/// without.
+pub(in crate::provider) async fn mint_terms(ctx: &Ctx) -> Vec<MintTerms> {
+    let one = |url: String| async move {
+        let mint = MintUrl(url.clone());
+        let asked = tokio::time::timeout(FACTS_TIMEOUT, ctx.parts.wallet.facts(&mint)).await;
+        let facts = asked.ok().and_then(Result::ok);
+        let units = facts
+            .as_ref()
+            .map_or(vec![Unit::Sat], |facts| facts.units.clone());
+        MintTerms {
+            url,
+            units: units.iter().map(unit_name).collect(),
+            input_fee_ppk: facts.map(|facts| facts.input_fee_ppk),
+        }
+    };
+    let mints = ctx
+        .settings()
+        .mints
+        .iter()
+        .map(|mint| one(mint.url.clone()));
+    futures::future::join_all(mints).await
+}
+
+/// A unit's name on the wire.
+pub(in crate::provider) fn unit_name(unit: &Unit) -> String {
+    match unit {
+        Unit::Sat => "sat",
+        Unit::Msat => "msat",
+    }
+    .to_owned()
+}

@@ -1,0 +1,182 @@
+//! A workload for this money: everything that can be known is checked, room is
+//! held, and the payment is written down. The lease's task does the rest.
+
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::quote::{room, unit_name};
+use super::{Handled, claim_proofs, commit, link};
+use crate::compute::WorkloadSpec;
+use crate::core::ids::{LeaseId, PublicKey, RequestId};
+use crate::core::lease::{Books, Lease, Phase};
+use crate::core::money::Msat;
+use crate::core::payment::{Payment, PaymentState, Purpose};
+use crate::core::pricing::Tier;
+use crate::core::time::Timestamp;
+use crate::ledger::{LEASES, LedgerError, PAYMENTS, REQUESTS, WORKLOADS, WorkloadRow, request_key};
+use crate::protocol::MAX_TOKEN;
+use crate::protocol::error::{Code, WireError};
+use crate::protocol::reply::{Answer, Message, Outcome};
+use crate::protocol::request::Spawn;
+use crate::provider::ctx::Ctx;
+use crate::provider::refuse::{self, Refusal};
+use crate::provider::validate::{self, Accepted};
+use crate::wallet::{TokenInfo, WalletError};
+
+pub(super) async fn handle(
+    ctx: &Arc<Ctx>,
+    owner: PublicKey,
+    id: RequestId,
+    ask: &Spawn,
+) -> Result<Handled, Refusal> {
+    let mut accepted = validate::wanted(ctx, &ask.wanted, true)?;
+    if let Some(quote) = ask.quote_id {
+        accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
+    }
+    let (info, net) = token(ctx, &ask.token).await?;
+    let fee = info.face.saturating_sub(net);
+    accepted
+        .tier
+        .sell(net)
+        .map_err(|error| refuse::price(error, fee))?;
+    let lease = new_lease(ctx.now(), owner, id, &accepted);
+    let payment = payment(ctx, &lease, id, Purpose::Spawn, &info, &ask.token);
+    let name = lease.id.clone();
+    let shared = Arc::clone(ctx);
+    commit(ctx, move |tx| {
+        let leases = tx.all(&LEASES)?;
+        room(&shared, &leases, owner, &lease.tier)?;
+        claim_proofs(tx, &payment)?;
+        link(tx, &payment)?;
+        let mut lease = lease;
+        lease.payments.push(payment.id);
+        let spec = serde_json::to_value(spec(&lease, &accepted))
+            .map_err(|error| LedgerError::Rule(error.to_string()))?;
+        tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
+        tx.put(&LEASES, lease.id.as_str(), &lease)?;
+        Ok(tx.put(
+            &WORKLOADS,
+            lease.id.as_str(),
+            &WorkloadRow { spec, handle: None },
+        )?)
+    })
+    .await?;
+    ctx.changed.notify_one();
+    Ok(Handled::Later(name))
+}
+
+/// Reads the token and finds out what it will give.
+pub(super) async fn token(ctx: &Ctx, token: &str) -> Result<(TokenInfo, Msat), Refusal> {
+    let mints: Vec<_> = ctx
+        .settings()
+        .mints
+        .iter()
+        .map(|mint| mint.url.clone())
+        .collect();
+    let refuse = |error| refuse::wallet(&error, &mints);
+    if token.len() > MAX_TOKEN {
+        return Err(refuse(WalletError::Malformed(format!(
+            "it is longer than {MAX_TOKEN} bytes"
+        ))));
+    }
+    let wallet = &ctx.parts.wallet;
+    let info = wallet.inspect(token).map_err(refuse)?;
+    let asked = tokio::time::timeout(ctx.settings().timing.mint, wallet.net_of(token)).await;
+    let net = asked
+        .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))
+        .map_err(refuse)?;
+    Ok((info, net))
+}
+
+/// The payment that a token will be.
+pub(super) fn payment(
+    ctx: &Ctx,
+    lease: &Lease,
+    request: RequestId,
+    purpose: Purpose,
+    info: &TokenInfo,
+    token: &str,
+) -> Payment {
+    let timing = &ctx.settings().timing;
+    Payment {
+        id: info.payment,
+        owner: lease.owner,
+        request,
+        lease: lease.id.clone(),
+        purpose,
+        mint: info.mint.0.clone(),
+        unit: unit_name(&info.unit),
+        face: info.face,
+        token: token.to_owned(),
+        ys: info.ys.clone(),
+        state: PaymentState::Reserved,
+        deadline: ctx.now().plus(timing.provision),
+        net: Msat::ZERO,
+        fee: Msat::ZERO,
+        added_seconds: 0,
+        rejection: None,
+    }
+}
+
+fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepted) -> Lease {
+    Lease {
+        id: LeaseId::from_random(rand::rng().random()),
+        owner,
+        request: id,
+        tier: accepted.tier.clone(),
+        image: accepted.image_name.clone(),
+        ssh_keys: accepted.ssh_keys.clone(),
+        phase: Phase::Reserved,
+        why: "room is held, the payment is under way".to_owned(),
+        cause: None,
+        created_at: now,
+        started_at: None,
+        expires_at: None,
+        waiting_seconds: 0,
+        waiting_fees: Msat::ZERO,
+        sold_seconds: 0,
+        money: Books::default(),
+        purse: None,
+        payments: Vec::new(),
+        refunds: Vec::new(),
+        warned: Vec::new(),
+        stop_request: None,
+        looked_at: now,
+    }
+}
+
+fn spec(lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
+    WorkloadSpec {
+        owner: lease.owner,
+        image: accepted.image.clone(),
+        resources: lease.tier.resources,
+        command: accepted.command.clone(),
+        env: accepted.env.clone(),
+        expires_at: lease.created_at,
+    }
+}
+
+/// The rate of a quote that still holds: it is the stored answer to the request
+/// with the quote's id.
+fn quoted_rate(ctx: &Ctx, owner: PublicKey, quote: RequestId, tier: &Tier) -> Result<u64, Refusal> {
+    let row = ctx
+        .ledger()
+        .read(|reader| reader.get(&REQUESTS, &request_key(&owner, quote)))
+        .map_err(|error| refuse::internal(&error))?;
+    let answer = row.and_then(|row| row.answer);
+    let message = answer.and_then(|text| serde_json::from_str(&text).ok());
+    if let Some(Message::Reply(reply)) = message
+        && let Outcome::Result(answer) = reply.outcome
+        && let Answer::Quote(quoted) = *answer
+        && quoted.tier == tier.id
+        && quoted.expires_at >= ctx.now()
+    {
+        return Ok(quoted.rate_msat_per_s);
+    }
+    Err(WireError::new(
+        Code::QuoteExpired,
+        "there is no such quote for this tier, or it has expired",
+        "ask for a new quote",
+    ))
+}

@@ -1,0 +1,38 @@
+//! End my lease and give back what was not served.
+
+use std::sync::Arc;
+
+use super::{Handled, Stopped, commit, own_lease};
+use crate::core::ids::{LeaseId, PublicKey, RequestId};
+use crate::core::lease::Event;
+use crate::ledger::{LEASES, LedgerError, REQUESTS, request_key};
+use crate::provider::ctx::Ctx;
+use crate::provider::refuse::{self, Refusal};
+
+pub(super) async fn handle(
+    ctx: &Arc<Ctx>,
+    owner: PublicKey,
+    id: RequestId,
+    lease: &LeaseId,
+) -> Result<Handled, Refusal> {
+    let lease = own_lease(ctx, &owner, lease)?;
+    let (name, now) = (lease.id, ctx.now());
+    let key = name.clone();
+    commit(ctx, move |tx| {
+        let Some(mut lease) = tx.get(&LEASES, key.as_str())? else {
+            return Err(Stopped::from(refuse::ended()));
+        };
+        lease
+            .on(Event::StopAsked(id), now)
+            .map_err(|_| refuse::ended())?;
+        tx.put(&LEASES, key.as_str(), &lease)?;
+        let row_key = request_key(&owner, id);
+        let Some(mut row) = tx.get(&REQUESTS, &row_key)? else {
+            return Err(LedgerError::Rule("a request that was not written down".to_owned()).into());
+        };
+        row.lease = Some(key);
+        Ok(tx.put(&REQUESTS, &row_key, &row)?)
+    })
+    .await?;
+    Ok(Handled::Later(name))
+}

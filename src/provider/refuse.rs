@@ -1,0 +1,143 @@
+//! Every refusal, written once: code, sentence, what to do next.
+
+use crate::core::money::Msat;
+use crate::core::payment::Rejection;
+use crate::core::pricing::PriceError;
+use crate::ledger::LedgerError;
+use crate::protocol::error::{Code, Money, WireError};
+use crate::wallet::WalletError;
+
+/// A refusal with the money untouched.
+pub(super) type Refusal = WireError;
+
+/// The ledger failed: ours, and the operator's to look at.
+pub(super) fn internal(error: &LedgerError) -> Refusal {
+    tracing::error!(%error, "the ledger failed");
+    WireError::new(
+        Code::Internal,
+        "the provider could not write this down",
+        "try again later with the same request id",
+    )
+}
+
+/// Why a token cannot be taken.
+pub(super) fn wallet(error: &WalletError, accepted: &[String]) -> Refusal {
+    let mints = accepted.join(", ");
+    let (code, suggestion) = match error {
+        WalletError::Malformed(_) => (
+            Code::MalformedToken,
+            "send one whole, unlocked cashuA or cashuB token".to_owned(),
+        ),
+        WalletError::MintNotAccepted(_) => (
+            Code::MintNotAccepted,
+            format!("pay with a token of one of: {mints}"),
+        ),
+        WalletError::WrongUnit(_) => (Code::WrongUnit, "pay with a token in sat".to_owned()),
+        WalletError::Spent => (
+            Code::TokenSpent,
+            "pay with another token; look whether you were refunded already".to_owned(),
+        ),
+        WalletError::TooSmall => (
+            Code::AmountTooSmall,
+            "send a token that is worth more than its mint's fee; a quote says how much".to_owned(),
+        ),
+        WalletError::MintDown(_) => (
+            Code::MintDown,
+            format!("try again later, or pay with a token of another of: {mints}"),
+        ),
+        WalletError::Refused(_) => (
+            Code::MintRefused,
+            "ask the mint what is wrong with the token, or pay with another one".to_owned(),
+        ),
+        WalletError::OutcomeUnknown(_) => (
+            Code::PaymentPending,
+            "do not use the token elsewhere; ask again with the same request id".to_owned(),
+        ),
+        WalletError::NoBalance { .. } | WalletError::Store(_) => {
+            tracing::error!(%error, "the wallet failed");
+            (
+                Code::Internal,
+                "try again later with the same request id".to_owned(),
+            )
+        }
+    };
+    let money = match error {
+        WalletError::OutcomeUnknown(_) => Money::Pending,
+        _ => Money::Untouched,
+    };
+    WireError::new(code, error.to_string(), suggestion).with_money(money)
+}
+
+/// Why a payment was not taken after all.
+pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
+    match rejection {
+        Rejection::Spent => wallet(&WalletError::Spent, accepted),
+        Rejection::InUse => WireError::new(
+            Code::TokenInUse,
+            "the mint says that the token is in use",
+            "wait until what uses it has ended, or pay with another token",
+        ),
+        Rejection::TooSmall => wallet(&WalletError::TooSmall, accepted),
+        Rejection::MintDown(why) => wallet(&WalletError::MintDown(why.clone()), accepted),
+        Rejection::Refused(why) => wallet(&WalletError::Refused(why.clone()), accepted),
+        Rejection::Gone(why) => WireError::new(
+            Code::ImageUnavailable,
+            why.clone(),
+            "choose another image or try again later; the token is still yours",
+        ),
+        Rejection::Internal(_) => WireError::new(
+            Code::Internal,
+            "the provider's wallet failed before anything was taken",
+            "try again later; the token is still yours",
+        ),
+    }
+}
+
+/// Why an amount buys nothing.
+pub(super) fn price(error: PriceError, fee: Msat) -> Refusal {
+    match error {
+        PriceError::UnderMinimum {
+            needed,
+            min_seconds,
+            ..
+        } => WireError::new(
+            Code::AmountTooSmall,
+            error.to_string(),
+            format!("{min_seconds} s cost {needed}; send at least that and {fee} for the mint"),
+        ),
+        PriceError::OverMaximum {
+            accepted,
+            max_seconds,
+            ..
+        } => WireError::new(
+            Code::DurationTooLong,
+            error.to_string(),
+            format!(
+                "send at most {accepted} and {fee} for the mint, for up to {max_seconds} s; top up later"
+            ),
+        ),
+        PriceError::Overflow => WireError::new(
+            Code::AmountTooSmall,
+            error.to_string(),
+            "send a smaller token",
+        ),
+    }
+}
+
+/// No lease of the asker has this id: nobody learns whether another's has.
+pub(super) fn not_found() -> Refusal {
+    WireError::new(
+        Code::NotFound,
+        "you have no lease with this id here",
+        "look at your leases with `satlet ls`",
+    )
+}
+
+/// The lease is over.
+pub(super) fn ended() -> Refusal {
+    WireError::new(
+        Code::LeaseEnded,
+        "the lease has ended",
+        "spawn a new one; the token is still yours",
+    )
+}

@@ -1,0 +1,109 @@
+//! Making a refund: a token from our wallet, stored with the books and the
+//! answers in one commit.
+
+use std::sync::Arc;
+
+use super::{Taken, change};
+use crate::core::lease::{Lease, Refund};
+use crate::core::money::Msat;
+use crate::ledger::LedgerError;
+use crate::provider::ctx::Ctx;
+use crate::wallet::{MintUrl, SentToken, Unit, WalletError};
+
+/// Proofs that a refund is assumed to be made from, for estimating its cost:
+/// an amount in powers of two seldom takes more.
+const ASSUMED_PROOFS: u64 = 10;
+
+/// Makes the refund `id` of a lease.
+pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Taken, LedgerError> {
+    let Some(refund) = lease.refunds.iter().find(|refund| refund.id == id) else {
+        return Ok(Taken::TryLater);
+    };
+    let sent = match amount(ctx, refund).await {
+        Ok(Some(amount)) => send(ctx, refund, amount).await,
+        Ok(None) => Err(WalletError::TooSmall),
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(sent) => book(ctx, lease, id, sent).await,
+        Err(WalletError::TooSmall) => {
+            let name = id.to_owned();
+            change(ctx, &lease.id, move |_, lease| {
+                lease.refund_credited(&name).ok_or_else(|| not_owed(&name))
+            })
+            .await?;
+            Ok(Taken::Done)
+        }
+        Err(error) => {
+            tracing::warn!(lease = %lease.id, refund = %id, %error, "a refund was not made; again");
+            Ok(Taken::TryLater)
+        }
+    }
+}
+
+fn unit_of(refund: &Refund) -> Unit {
+    if refund.unit == "msat" {
+        Unit::Msat
+    } else {
+        Unit::Sat
+    }
+}
+
+/// The face of the token: what is owed, less the cost of making it where the
+/// consumer bears that; whole units. `None` if nothing is left.
+async fn amount(ctx: &Ctx, refund: &Refund) -> Result<Option<Msat>, WalletError> {
+    let mint = MintUrl(refund.mint.clone());
+    let whole = |sat| Msat::from_sat(sat).filter(|amount| !amount.is_zero());
+    if refund.our_fault {
+        return Ok(match unit_of(refund) {
+            Unit::Msat => Some(refund.owed),
+            // What we could not give comes back in full: rounded up.
+            Unit::Sat => whole(refund.owed.sat_ceil()),
+        });
+    }
+    let patience = ctx.settings().timing.mint;
+    let facts = tokio::time::timeout(patience, ctx.parts.wallet.facts(&mint))
+        .await
+        .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))?;
+    let fee_units = facts
+        .input_fee_ppk
+        .saturating_mul(ASSUMED_PROOFS)
+        .div_ceil(1000);
+    Ok(match unit_of(refund) {
+        Unit::Msat => refund
+            .owed
+            .checked_sub(Msat::new(fee_units))
+            .filter(|a| !a.is_zero()),
+        Unit::Sat => whole(refund.owed.whole_sat().saturating_sub(fee_units)),
+    })
+}
+
+async fn send(ctx: &Ctx, refund: &Refund, amount: Msat) -> Result<SentToken, WalletError> {
+    let mint = MintUrl(refund.mint.clone());
+    let unit = unit_of(refund);
+    let sending = ctx.parts.wallet.send(&mint, &unit, amount, false);
+    tokio::time::timeout(ctx.settings().timing.mint, sending)
+        .await
+        .unwrap_or_else(|_| Err(WalletError::OutcomeUnknown("no answer in time".to_owned())))
+}
+
+async fn book(
+    ctx: &Arc<Ctx>,
+    lease: &Lease,
+    id: &str,
+    sent: SentToken,
+) -> Result<Taken, LedgerError> {
+    let name = id.to_owned();
+    tracing::info!(lease = %lease.id, refund = %id, face = %sent.face, fee = %sent.fee, "refund made");
+    change(ctx, &lease.id, move |_, lease| {
+        lease
+            .refund_made(&name, sent.token, sent.face, sent.fee)
+            .ok_or_else(|| not_owed(&name))
+    })
+    .await?;
+    Ok(Taken::Done)
+}
+
+fn not_owed(id: &str) -> LedgerError {
+    LedgerError::Rule(format!("refund {id} is not owed"))
+}

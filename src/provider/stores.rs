@@ -1,0 +1,158 @@
+//! The ledger as the inbox and the outbox see it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::ctx::Ctx;
+use crate::core::ids::EventId;
+use crate::core::time::Timestamp;
+use crate::ledger::{INBOX, InboxRow, LedgerError, OUTBOX, RELAYS, WRAPS, event_key};
+use crate::relay::{InboxStore, Incoming, OutboxStore, Outgoing, StoreError};
+
+/// The ledger behind the inbox and the outbox.
+pub struct Stores(Arc<Ctx>);
+
+impl Stores {
+    /// The stores of `ctx`.
+    pub fn new(ctx: Arc<Ctx>) -> Self {
+        Self(ctx)
+    }
+}
+
+fn failed(error: LedgerError) -> StoreError {
+    StoreError(error.to_string())
+}
+
+#[async_trait]
+impl InboxStore for Stores {
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
+        let (message, wrap, now) = (message.clone(), event_key(wrap), self.0.now());
+        let write = self.0.ledger().write(move |tx| {
+            // The same wrap by another relay, at the same moment.
+            if tx.get(&WRAPS, &wrap)?.is_some() {
+                return Ok(false);
+            }
+            tx.put(&WRAPS, &wrap, &now)?;
+            let key = event_key(&message.rumor);
+            if let Some(known) = tx.get(&INBOX, &key)? {
+                // Wrapped anew: its author asks for the answer again.
+                return Ok(known.done);
+            }
+            let row = InboxRow {
+                sender: message.sender,
+                relay: message.relay,
+                received_at: message.received_at,
+                written_at: message.written_at,
+                body: message.body,
+                request: None,
+                done: false,
+            };
+            tx.put(&INBOX, &key, &row)?;
+            Ok(true)
+        });
+        write.await.map_err(failed)
+    }
+
+    async fn seen_wrap(&self, wrap: &EventId) -> bool {
+        let seen = self
+            .0
+            .ledger()
+            .read(|reader| reader.get(&WRAPS, &event_key(wrap)));
+        matches!(seen, Ok(Some(_)))
+    }
+
+    async fn remember_wrap(&self, wrap: &EventId) {
+        let (key, now) = (event_key(wrap), self.0.now());
+        if let Err(error) = self
+            .0
+            .ledger()
+            .write(move |tx| tx.put(&WRAPS, &key, &now))
+            .await
+        {
+            tracing::warn!(%error, "a gift wrap was not noted; it will be opened again");
+        }
+    }
+
+    async fn last_seen(&self, relay: &str) -> Option<Timestamp> {
+        self.0
+            .ledger()
+            .read(|reader| reader.get(&RELAYS, relay))
+            .ok()
+            .flatten()
+    }
+
+    async fn set_last_seen(&self, relay: &str, at: Timestamp) -> Result<(), StoreError> {
+        let relay = relay.to_owned();
+        self.0
+            .ledger()
+            .write(move |tx| tx.put(&RELAYS, &relay, &at))
+            .await
+            .map_err(failed)
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Stores {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+        let rows = self
+            .0
+            .ledger()
+            .read(|reader| reader.all(&OUTBOX))
+            .map_err(failed)?;
+        let mut due: Vec<_> = rows
+            .into_iter()
+            .filter(|(_, row)| row.next_attempt <= now)
+            .map(|(id, row)| Outgoing {
+                id,
+                to: row.to,
+                body: row.body,
+                relays: row.relays,
+                expires_at: row.expires_at,
+                written_at: row.written_at,
+                attempts: row.attempts,
+                next_attempt: row.next_attempt,
+            })
+            .collect();
+        due.sort_by_key(|message| (message.next_attempt, message.written_at));
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    async fn next_due(&self) -> Option<Timestamp> {
+        let rows = self.0.ledger().read(|reader| reader.all(&OUTBOX)).ok()?;
+        rows.into_iter().map(|(_, row)| row.next_attempt).min()
+    }
+
+    async fn confirmed(&self, id: &str, _relay: &str, _at: Timestamp) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.0
+            .ledger()
+            .write(move |tx| tx.delete(&OUTBOX, &id))
+            .await
+            .map_err(failed)
+    }
+
+    async fn postponed(&self, id: &str, attempts: u32, until: Timestamp) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        let write = self.0.ledger().write(move |tx| {
+            let Some(mut row) = tx.get(&OUTBOX, &id)? else {
+                return Ok(());
+            };
+            row.attempts = attempts;
+            row.next_attempt = until;
+            tx.put(&OUTBOX, &id, &row)
+        });
+        write.await.map_err(failed)
+    }
+
+    async fn given_up(&self, id: &str, _at: Timestamp) -> Result<(), StoreError> {
+        tracing::warn!(message = %id, "no relay took it in time; given up (its answer is kept)");
+        let id = id.to_owned();
+        self.0
+            .ledger()
+            .write(move |tx| tx.delete(&OUTBOX, &id))
+            .await
+            .map_err(failed)
+    }
+}

@@ -1,0 +1,185 @@
+//! `satletd` as operators run it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Runs it to its end, with no terminal and an environment of its own.
+fn satletd(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_satletd"))
+        .args(args)
+        .env_clear()
+        .env("HOME", home)
+        .env("TMPDIR", home)
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+/// A folder with a configuration made by `init`, on a free port.
+fn configured() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("provider.json");
+    let data = dir.path().join("data");
+    let args = [
+        "init",
+        "--yes",
+        "--json",
+        "--config",
+        config.to_str().unwrap(),
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--public-host",
+        "box.example.org",
+        "--listen",
+        "127.0.0.1:0",
+        "--mint",
+        "https://mint.example.org",
+        "--relay",
+        "wss://relay.example.org",
+    ];
+    let output = satletd(dir.path(), &args);
+    assert!(output.status.success(), "{output:?}");
+    assert!(json(&output)["npub"].as_str().unwrap().starts_with("npub1"));
+    (dir, config)
+}
+
+fn with_config(command: &[&str]) -> (Output, tempfile::TempDir) {
+    let (dir, config) = configured();
+    let args = [command, &["--config", config.to_str().unwrap()]].concat();
+    (satletd(dir.path(), &args), dir)
+}
+
+#[test]
+fn help_of_every_command_names_its_options() {
+    let dir = tempfile::tempdir().unwrap();
+    for (command, wanted) in [
+        (vec!["--help"], "Exit codes"),
+        (vec!["run", "--help"], "SIGTERM"),
+        (vec!["init", "--help"], "--public-host"),
+        (vec!["check", "--help"], "--strict"),
+        (vec!["leases", "--help"], "--json"),
+        (vec!["offer", "--help"], "--json"),
+    ] {
+        let output = satletd(dir.path(), &command);
+        assert!(output.status.success());
+        let help = text(&output.stdout);
+        assert!(help.contains(wanted), "{command:?}: {help}");
+    }
+    assert_eq!(satletd(dir.path(), &["rnu"]).status.code(), Some(2));
+}
+
+#[test]
+fn init_without_a_terminal_asks_nothing_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("provider.json");
+    let output = satletd(dir.path(), &["init", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).contains("--yes"));
+    assert!(!config.exists());
+}
+
+#[test]
+fn check_says_everything_that_is_wrong_at_once() {
+    let (dir, config) = configured();
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    value["tiers"][0]["memory"] = "lots".into();
+    value["tires"] = Value::Array(Vec::new());
+    value["gateway"]["listen"] = 2222.into();
+    std::fs::write(&config, value.to_string()).unwrap();
+    let path = config.to_str().unwrap();
+
+    let output = satletd(dir.path(), &["check", "--json", "--config", path]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let report = json(&output);
+    assert_eq!(report["ok"], false);
+    let mut places: Vec<&str> = report["config"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| problem["pointer"].as_str().unwrap())
+        .collect();
+    places.sort_unstable();
+    assert_eq!(places, ["/gateway/listen", "/tiers/0/memory", "/tires"]);
+
+    let output = satletd(dir.path(), &["check", "--config", path]);
+    let said = text(&output.stderr);
+    assert!(said.contains("Did you mean \"tiers\"?"), "{said}");
+    // Every command that needs the configuration says the same.
+    for command in ["run", "leases", "offer"] {
+        let output = satletd(dir.path(), &[command, "--config", path]);
+        assert_eq!(output.status.code(), Some(3), "{command}: {output:?}");
+    }
+}
+
+#[test]
+fn check_of_a_good_configuration_ends_with_a_verdict_and_json_agrees() {
+    let (output, dir) = with_config(&["check", "--offline"]);
+    let code = output.status.code().unwrap();
+    assert!(code == 0 || code == 4, "{output:?}");
+    let said = text(&output.stdout);
+    let verdict = said.lines().last().unwrap();
+    assert_eq!(code == 4, verdict.contains("will not run"), "{said}");
+
+    let config = dir.path().join("provider.json");
+    let args = [
+        "check",
+        "--offline",
+        "--json",
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let report = json(&satletd(dir.path(), &args));
+    assert_eq!(report["ok"], code == 0);
+    assert_eq!(report["config"], Value::Array(Vec::new()));
+    let findings = report["findings"].as_array().unwrap();
+    let errors = findings.iter().filter(|f| f["level"] == "error").count();
+    assert_eq!(errors > 0, code == 4, "{findings:?}");
+    assert!(
+        !dir.path().join("data").exists(),
+        "check has made something"
+    );
+}
+
+#[test]
+fn secrets_that_others_can_read_stop_every_command() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, config) = configured();
+    let nsec = dir.path().join("nsec");
+    std::fs::set_permissions(&nsec, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = satletd(dir.path(), &["run", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("chmod 600"));
+    assert!(!text(&output.stderr).contains("nsec1"));
+}
+
+#[test]
+fn leases_without_a_daemon_has_an_exit_code_of_its_own() {
+    let (output, _dir) = with_config(&["leases", "--json"]);
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn offer_shows_what_the_configuration_makes_of_this_host() {
+    let (output, _dir) = with_config(&["offer", "--json"]);
+    if !output.status.success() {
+        let said = text(&output.stderr);
+        skip!("satletd_offer", "no backend on this host: {said}");
+    }
+    let offer = json(&output);
+    assert_eq!(offer["whitelisted_mints"][0], "https://mint.example.org");
+    assert_eq!(offer["satlet"]["gateway"]["host"], "box.example.org");
+    assert_eq!(offer["satlet"]["dialects"][0], "satlet/1");
+    assert!(text(&output.stderr).contains("does not run"));
+}

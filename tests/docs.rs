@@ -1,0 +1,48 @@
+//! Documents and code say the same.
+
+use satlet::protocol::error::Code;
+
+use crate::support::read;
+
+/// Rows of the Markdown table whose first heading is `head`: cells, trimmed.
+fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .skip_while(|line| !line.starts_with(&format!("| {head} |")))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells = line.trim().trim_matches('|').split('|');
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_spec_of_errors_has_every_code_and_no_other() {
+    let rows = table(&read("specs/errors.md"), "code");
+    let documented: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    let there: Vec<&str> = Code::ALL.iter().map(Code::as_str).collect();
+    assert_eq!(documented, there);
+    for row in &rows {
+        assert_eq!(row.len(), 4, "{row:?}");
+        assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+        for money in row[2].split(", ") {
+            assert!(
+                ["untouched", "pending", "taken"].contains(&money),
+                "{row:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_limits_in_the_specs_are_the_program_s() {
+    let requests = read("specs/requests.md");
+    assert!(requests.contains(&format!("over {} bytes", satlet::protocol::MAX_REQUEST)));
+    assert!(requests.contains(&format!("at most {} bytes", satlet::protocol::MAX_TOKEN)));
+    let replies = read("specs/replies.md");
+    assert!(replies.contains(&format!(
+        "at most {} bytes",
+        satlet::protocol::MAX_LOG_BYTES
+    )));
+}

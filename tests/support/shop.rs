@@ -1,0 +1,372 @@
+//! A provider without a network: messages go straight to the dispatcher, and
+//! answers are read where the outbox would read them. With a paused clock hours
+//! pass in no time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost};
+use satlet::core::capacity::{Capacity, Resources};
+use satlet::core::ids::{EventId, LeaseId, PublicKey, RequestId};
+use satlet::core::lease::Lease;
+use satlet::core::money::Msat;
+use satlet::core::pricing::Tier;
+use satlet::core::time::Timestamp;
+use satlet::gateway::GatewayLimits;
+use satlet::ledger::{self, Ledger, OUTBOX, REQUESTS};
+use satlet::protocol::error::WireError;
+use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
+use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
+use satlet::provider::actors;
+use satlet::provider::clock::TokioClock;
+use satlet::provider::ctx::{Ctx, Parts};
+use satlet::provider::dispatch::Dispatcher;
+use satlet::provider::settings::{
+    BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings, Template,
+    Timing,
+};
+use satlet::relay::Incoming;
+use satlet::wallet::fake::{FakeMint, FakeWallet};
+
+/// The mint that the shop accepts.
+pub const MINT: &str = "https://mint.test";
+
+/// An SSH key that opens workloads in tests.
+pub const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ test";
+
+/// When the shop's clock starts.
+pub const OPENING: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+/// A provider, and what it is made of.
+pub struct Shop {
+    pub dir: tempfile::TempDir,
+    pub mint: FakeMint,
+    pub wallet: FakeWallet,
+    pub engine: FakeEngine,
+    pub settings: Settings,
+    running: Option<Running>,
+    clock: TokioClock,
+}
+
+struct Running {
+    ctx: Arc<Ctx>,
+    dispatcher: Dispatcher,
+    sweep: tokio::task::JoinHandle<()>,
+}
+
+/// Settings of a shop with two tiers and room for four of the small one.
+pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
+    let tier = |id: &str, n: u32, rate| Tier {
+        id: id.parse().unwrap(),
+        name: id.to_owned(),
+        description: String::new(),
+        resources: Resources {
+            cpu_millicores: 250 * n,
+            memory_mib: 128 * n,
+            disk_mib: 64 * n,
+            pids: 64,
+        },
+        rate_msat_per_s: rate,
+        min_seconds: 60,
+        max_seconds: 24 * 3600,
+    };
+    Settings {
+        hostname: "BoldAmberHeron".to_owned(),
+        location: None,
+        data_dir: dir.to_owned(),
+        relays: Vec::new(),
+        mints: vec![MintSetting {
+            url: mint.to_owned(),
+            requests_per_minute: 6000,
+        }],
+        tiers: vec![tier("small", 1, 100), tier("large", 4, 400)],
+        templates: vec![Template {
+            id: "web".parse().unwrap(),
+            description: "a page".to_owned(),
+            image: "host".to_owned(),
+            command: vec!["sleep".to_owned(), "1000000".to_owned()],
+            env: Vec::new(),
+        }],
+        images: ImagePolicy {
+            default: "host".to_owned(),
+            allow: vec!["host".to_owned(), "docker.io/library/*".to_owned()],
+            layouts: BTreeMap::new(),
+            max_mib: 1024,
+        },
+        capacity: Capacity {
+            total: Resources {
+                cpu_millicores: 1000,
+                memory_mib: 4096,
+                disk_mib: 4096,
+                pids: 0,
+            },
+            max_leases: 100,
+        },
+        gateway: GatewaySettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            public_host: "127.0.0.1".to_owned(),
+            public_port: None,
+            limits: GatewayLimits::default(),
+        },
+        requests: RequestPolicy {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            per_key_per_minute: 1000,
+            per_minute: 10_000,
+            leases_per_key: 50,
+        },
+        timing: Timing::default(),
+        sell_unenforced: false,
+        backend: BackendSetting::Fake,
+    }
+}
+
+impl Shop {
+    /// An open shop.
+    pub async fn open() -> Self {
+        Self::open_with(|_| {}).await
+    }
+
+    /// An open shop with other settings.
+    pub async fn open_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mint = FakeMint::new(MINT);
+        let mut settings = settings(dir.path(), MINT);
+        change(&mut settings);
+        let clock = TokioClock::starting_at(OPENING);
+        let mut shop = Self {
+            wallet: FakeWallet::new([mint.clone()]),
+            engine: FakeEngine::new(FakeHost::default()),
+            dir,
+            mint,
+            settings,
+            running: None,
+            clock,
+        };
+        shop.start().await;
+        shop
+    }
+
+    /// Starts the daemon's engine on the files and machines that are there.
+    pub async fn start(&mut self) {
+        let backend = FakeBackend::open("fake".parse().unwrap(), &self.engine);
+        let mut ledger = None;
+        // A commit that was under way when the daemon died may hold the file yet.
+        until("the ledger opens", || {
+            ledger = Ledger::open(self.dir.path()).ok();
+            ledger.is_some()
+        })
+        .await;
+        let ledger = ledger.unwrap();
+        let ctx = Ctx::new(Parts {
+            settings: self.settings.clone(),
+            ledger,
+            wallet: Arc::new(self.wallet.clone()),
+            backend: Arc::new(backend),
+            clock: Arc::new(self.clock),
+            me: PublicKey::from_bytes([9; 32]),
+            access: Access {
+                host: "127.0.0.1".to_owned(),
+                port: 2222,
+                user: String::new(),
+                host_key: "ssh-ed25519 AAAA".to_owned(),
+            },
+        });
+        let sweep = tokio::spawn(actors::sweep(Arc::clone(&ctx)));
+        let dispatcher = Dispatcher::new(Arc::clone(&ctx));
+        dispatcher.resume().await;
+        self.running = Some(Running {
+            ctx,
+            dispatcher,
+            sweep,
+        });
+    }
+
+    /// Ends the daemon where it stands, as a power cut would: what was being
+    /// done is broken off, nothing is put in order.
+    pub async fn crash(&mut self) {
+        let Running {
+            ctx,
+            dispatcher,
+            sweep,
+        } = self.running.take().unwrap();
+        sweep.abort();
+        let _ = sweep.await;
+        dispatcher.abort().await;
+        ctx.actors.stop().await;
+        let gone = Arc::downgrade(&ctx);
+        drop((ctx, dispatcher));
+        until("the daemon is gone", || gone.strong_count() == 0).await;
+    }
+
+    /// The daemon's context.
+    pub fn ctx(&self) -> &Arc<Ctx> {
+        &self.running.as_ref().unwrap().ctx
+    }
+
+    /// Delivers a request, as the inbox does after it has stored it.
+    pub async fn deliver(&self, owner: PublicKey, body: String) {
+        let running = self.running.as_ref().unwrap();
+        let now = self.ctx().now();
+        let message = Incoming {
+            rumor: EventId::from_bytes(rand::random()),
+            sender: owner,
+            written_at: now,
+            received_at: now,
+            relay: "ws://relay.test".to_owned(),
+            body,
+        };
+        running.dispatcher.dispatch(message).await;
+    }
+
+    /// Delivers a request and waits for its answer.
+    pub async fn ask(&self, owner: PublicKey, ask: Ask) -> Result<Answer, WireError> {
+        let id = new_id();
+        self.ask_as(owner, id, ask).await
+    }
+
+    /// The same with a given request id.
+    pub async fn ask_as(
+        &self,
+        owner: PublicKey,
+        id: RequestId,
+        ask: Ask,
+    ) -> Result<Answer, WireError> {
+        self.deliver(owner, body(id, ask)).await;
+        self.answer(owner, id).await
+    }
+
+    /// The answer to a request, once there is one.
+    pub async fn answer(&self, owner: PublicKey, id: RequestId) -> Result<Answer, WireError> {
+        let mut found = None;
+        until("the request is answered", || {
+            found = self.answer_now(owner, id);
+            found.is_some()
+        })
+        .await;
+        match found.unwrap().outcome {
+            Outcome::Result(answer) => Ok(*answer),
+            Outcome::Error(error) => Err(error),
+        }
+    }
+
+    /// The answer to a request, if there is one now.
+    pub fn answer_now(&self, owner: PublicKey, id: RequestId) -> Option<Reply> {
+        let key = ledger::request_key(&owner, id);
+        let stored = self
+            .ctx()
+            .ledger()
+            .read(|r| r.get(&REQUESTS, &key))
+            .unwrap();
+        let stored = stored.and_then(|row| row.answer);
+        let text = stored.or_else(|| {
+            self.sent()
+                .into_iter()
+                .find(|(to, text)| *to == owner && text.contains(&id.to_string()))
+                .map(|(_, text)| text)
+        })?;
+        match serde_json::from_str(&text).unwrap() {
+            Message::Reply(reply) => Some(reply),
+            Message::Notice(_) => None,
+        }
+    }
+
+    /// What waits in the outbox: receiver and text.
+    pub fn sent(&self) -> Vec<(PublicKey, String)> {
+        let rows = self.ctx().ledger().read(|r| r.all(&OUTBOX)).unwrap();
+        rows.into_iter()
+            .map(|(_, row)| (row.to, row.body))
+            .collect()
+    }
+
+    /// Notices that wait in the outbox for `owner`.
+    pub fn notices(&self, owner: PublicKey) -> Vec<Notice> {
+        let to_owner = self.sent().into_iter().filter(|(to, _)| *to == owner);
+        to_owner
+            .filter_map(|(_, text)| match serde_json::from_str(&text).unwrap() {
+                Message::Notice(notice) => Some(notice),
+                Message::Reply(_) => None,
+            })
+            .collect()
+    }
+
+    /// Buys a small lease with a token of so many sat.
+    pub async fn spawn(&self, owner: PublicKey, sat: u64) -> SpawnAnswer {
+        let token = self.mint.token(Msat::from_sat(sat).unwrap());
+        match self.ask(owner, spawn(token)).await {
+            Ok(Answer::Spawn(answer)) => answer,
+            other => panic!("no lease: {other:?}"),
+        }
+    }
+
+    /// A lease as the ledger has it.
+    pub fn lease(&self, id: &LeaseId) -> Lease {
+        let found = self
+            .ctx()
+            .ledger()
+            .read(|r| ledger::find_lease(r, id))
+            .unwrap();
+        found.unwrap_or_else(|| panic!("no lease {id}"))
+    }
+}
+
+/// A fresh request id.
+pub fn new_id() -> RequestId {
+    RequestId::new(uuid::Uuid::new_v4())
+}
+
+/// A consumer's key.
+pub fn key(n: u8) -> PublicKey {
+    PublicKey::from_bytes([n; 32])
+}
+
+/// A request as text.
+pub fn body(id: RequestId, ask: Ask) -> String {
+    serde_json::to_string(&Request::new(id, ask)).unwrap()
+}
+
+/// A spawn of the default tier and image.
+pub fn spawn(token: String) -> Ask {
+    let wanted = Wanted {
+        ssh_keys: vec![SSH_KEY.to_owned()],
+        ..Wanted::default()
+    };
+    Ask::Spawn(Spawn {
+        wanted,
+        token,
+        quote_id: None,
+    })
+}
+
+/// A top-up.
+pub fn topup(lease: &LeaseId, token: String) -> Ask {
+    Ask::Topup(Topup {
+        lease: lease.clone(),
+        token,
+    })
+}
+
+/// A status.
+pub fn status(lease: &LeaseId) -> Ask {
+    Ask::Status(OfLease {
+        lease: lease.clone(),
+    })
+}
+
+/// A stop.
+pub fn stop(lease: &LeaseId) -> Ask {
+    Ask::Stop(OfLease {
+        lease: lease.clone(),
+    })
+}
+
+/// Looks again and again until `done`, for a minute of the test's clock.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
