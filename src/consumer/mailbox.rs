@@ -48,6 +48,10 @@ impl Mailbox {
                     let Some(refund) = notice.refund else {
                         continue;
                     };
+                    // Strangers cannot fill the disk.
+                    if !records.knows(&message.sender) {
+                        continue;
+                    }
                     if let Err(error) = records.note_refund(&message.sender, &refund) {
                         // The relay still has the notice: the next run notes it.
                         tracing::warn!(%error, "a refund could not be written down");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::client::{Client, MONEY_TIMEOUT, Progress, body_of, now};
 use super::error::{ClientError, Kind};
+use super::files::Lock;
 use super::post::Letter;
 use super::providers::Provider;
 use super::purse::Payment;
@@ -109,6 +110,7 @@ impl Client {
         let quote = self
             .quote(provider, wanted.clone(), seconds, progress)
             .await?;
+        fair(provider, &quote, seconds)?;
         let paid = self
             .pay_quote(&quote, &options.pay, confirm, progress)
             .await?;
@@ -119,14 +121,14 @@ impl Client {
             quote_id: Some(quote.quote_id),
         });
         let lease = Peer::of(provider, quote.mints);
-        let saved = self.write_down(lease, ask, Some(paid), ssh_key).await?;
-        let (id, face) = (saved.request_id, face_of(&saved));
+        let written = self.write_down(lease, ask, Some(paid), ssh_key).await?;
+        let (id, face) = (written.saved.request_id, face_of(&written.saved));
         progress("waiting for the workload");
         if options.detach {
-            self.hand_over_saved(&saved, progress).await?;
+            self.hand_over_written(&written, progress).await?;
             return Ok(Spawned::Detached(id));
         }
-        let settled = self.carry(saved, progress).await?;
+        let settled = self.carry(written, progress).await?;
         match (settled.answer, settled.lease) {
             (Answer::Spawn(answer), Some(lease)) => Ok(Spawned::Leased(Box::new(Leased {
                 request_id: id,
@@ -168,11 +170,11 @@ impl Client {
             lease: lease.status.lease.clone(),
             token: paid.0.token.clone(),
         });
-        let saved = self
+        let written = self
             .write_down(Peer::of_lease(lease), ask, Some(paid), None)
             .await?;
         progress("waiting for the provider");
-        match self.carry(saved, progress).await?.answer {
+        match self.carry(written, progress).await?.answer {
             Answer::Topup(answer) => Ok(answer),
             _ => Err(bad_answer()),
         }
@@ -191,10 +193,10 @@ impl Client {
         let ask = Ask::Stop(OfLease {
             lease: lease.status.lease.clone(),
         });
-        let saved = self
+        let written = self
             .write_down(Peer::of_lease(lease), ask, None, None)
             .await?;
-        let settled = self.carry(saved, progress).await?;
+        let settled = self.carry(written, progress).await?;
         match settled.answer {
             Answer::Stop(answer) => Ok(Stopped {
                 answer,
@@ -276,7 +278,7 @@ impl Client {
         ask: Ask,
         payment: Option<Payment>,
         ssh_key: Option<PathBuf>,
-    ) -> Result<SavedRequest, ClientError> {
+    ) -> Result<Written, ClientError> {
         let (paid, unwritten) =
             payment.map_or((None, None), |(paid, unwritten)| (Some(paid), unwritten));
         let kind = ask.name().to_owned();
@@ -302,8 +304,10 @@ impl Client {
                 standing: Standing::Open,
                 note: String::new(),
             };
+            // Claimed first, so that no other process takes it for a leftover.
+            let claim = self.records.claim(&id)?;
             self.records.save_request(&saved)?;
-            Ok(saved)
+            Ok(Written { saved, claim })
         });
         let result = match (made, paid) {
             // Nothing was sent, so the token is simply put back.
@@ -319,30 +323,64 @@ impl Client {
     /// Sends a request that is written down and sees it through.
     async fn carry(
         &self,
-        saved: SavedRequest,
+        written: Written,
         progress: Progress<'_>,
     ) -> Result<Settled, ClientError> {
-        let _claim = self.records.claim(&saved.request_id)?;
+        let Written { saved, claim } = written;
         let wait = self.timeout.unwrap_or(MONEY_TIMEOUT);
         let id = saved.request_id;
         let outcome = self.exchange(&letter_of(&saved), &id, wait, progress).await;
-        match outcome {
+        let settled = match outcome {
             Ok(outcome) => self.apply(saved, outcome).await,
             Err(error) => Err(undecided(error, &saved)),
+        };
+        drop(claim);
+        // What came in notices meanwhile; what fails now is tried again later.
+        if let Err(error) = self.receive_refunds().await {
+            tracing::debug!(%error, "refunds are looked at again later");
         }
+        settled
     }
 
-    async fn hand_over_saved(
+    async fn hand_over_written(
         &self,
-        saved: &SavedRequest,
+        written: &Written,
         progress: Progress<'_>,
     ) -> Result<(), ClientError> {
-        let _claim = self.records.claim(&saved.request_id)?;
         let wait = self.timeout.unwrap_or(MONEY_TIMEOUT);
-        self.hand_over(&letter_of(saved), wait, progress)
+        self.hand_over(&letter_of(&written.saved), wait, progress)
             .await
-            .map_err(|error| undecided(error, saved))
+            .map_err(|error| undecided(error, &written.saved))
     }
+}
+
+/// A quote is what was asked for, at a price that follows from its rate, and
+/// not dearer than the offer that the user chose by.
+fn fair(provider: &Provider, quote: &QuoteAnswer, seconds: Option<u64>) -> Result<(), ClientError> {
+    let follows = price(quote.seconds, quote.rate_msat_per_s) == Some(quote.price_msat);
+    if !follows || seconds.is_some_and(|seconds| seconds != quote.seconds) {
+        return Err(bad_answer());
+    }
+    let specs = &provider.offer.specs;
+    let offered = specs.iter().find(|spec| spec.id == quote.tier.as_str());
+    match offered {
+        Some(spec) if quote.rate_msat_per_s > spec.rate_msats_per_sec => Err(ClientError::new(
+            Kind::Refused,
+            "dearer_than_offer",
+            format!(
+                "the quote is {} msat/s, the offer says {} msat/s",
+                quote.rate_msat_per_s, spec.rate_msats_per_sec
+            ),
+            "Look again in a moment (satlet quote): the offer may be about to change.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A request that is written down and ours to work on.
+struct Written {
+    saved: SavedRequest,
+    claim: Option<Lock>,
 }
 
 /// Whom a request goes to.

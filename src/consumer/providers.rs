@@ -10,6 +10,7 @@ use crate::core::time::Timestamp;
 use crate::protocol::DIALECT_NAME;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::protocol::offer::Offer;
+use crate::relay::publisher::MAX_DM_RELAYS;
 
 /// A provider, as its offer says.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,12 +52,12 @@ impl Provider {
             .is_some_and(|more| more.dialects.iter().any(|name| name == DIALECT_NAME))
     }
 
-    /// Where it reads requests.
+    /// Where it reads requests; the first few, whatever it says.
     pub fn relays(&self) -> Vec<String> {
         self.offer
             .satlet
             .as_ref()
-            .map(|more| more.relays.clone())
+            .map(|more| more.relays.iter().take(MAX_DM_RELAYS).cloned().collect())
             .unwrap_or_default()
     }
 

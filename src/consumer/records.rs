@@ -293,6 +293,14 @@ impl Records {
         Ok(all)
     }
 
+    /// Whether we ever had a lease or a request with this provider.
+    pub fn knows(&self, provider: &PublicKey) -> bool {
+        let ours = |lease: &KnownLease| lease.provider == *provider;
+        let asked = |request: &SavedRequest| request.provider == *provider;
+        self.leases().is_ok_and(|all| all.iter().any(ours))
+            || read_all(&self.root.join("requests")).is_ok_and(|all| all.iter().any(asked))
+    }
+
     /// Notes that a token is about to be made; the note's path.
     ///
     /// # Errors

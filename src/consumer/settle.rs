@@ -16,6 +16,10 @@ use crate::protocol::reply::{Answer, LeaseState, Outcome, Refund};
 /// How long leftovers may hold up the command that comes after them.
 const SETTLE_WAIT: Duration = Duration::from_secs(8);
 
+/// A provider that has not answered for so long after the end is asked only
+/// when the request is named: providers give up their answers by then.
+const ASKED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// The provider's clock may be behind ours by so much.
 const CLOCK_MARGIN: u64 = 60;
 
@@ -57,7 +61,9 @@ impl Client {
         let wait = self.timeout.unwrap_or(SETTLE_WAIT).min(SETTLE_WAIT);
         let work = open
             .into_iter()
-            .filter(|saved| saved.standing != Standing::Disputed)
+            .filter(|saved| {
+                saved.standing != Standing::Disputed && now() < saved.expires_at.plus(ASKED_FOR)
+            })
             .map(|saved| self.leftover(saved.request_id, wait, progress));
         let done = futures::future::join_all(work).await;
         let refunded = self.receive_refunds().await?;

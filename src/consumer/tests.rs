@@ -1,6 +1,5 @@
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that meets something else than it wants ends there"
@@ -52,8 +51,6 @@ struct Stage {
     sent: Mutex<Vec<Letter>>,
     seen: Mutex<HashMap<RequestId, usize>>,
     to_client: Mutex<Option<mpsc::Sender<Incoming>>>,
-    /// Said before the provider's own answer, by whomever: `(sender, text)`.
-    noise: Mutex<Vec<(PublicKey, String)>>,
     /// What relays say to requests with money.
     ack: Mutex<Ack>,
 }
@@ -62,9 +59,6 @@ struct Stage {
 impl Post for Stage {
     async fn listen(&self) -> Result<mpsc::Receiver<Incoming>, PostError> {
         let (to_client, messages) = mpsc::channel(64);
-        for (sender, body) in self.noise.lock().unwrap().drain(..) {
-            to_client.try_send(incoming(sender, body)).unwrap();
-        }
         *self.to_client.lock().unwrap() = Some(to_client);
         Ok(messages)
     }
@@ -323,7 +317,6 @@ impl World {
             sent: Mutex::default(),
             seen: Mutex::default(),
             to_client: Mutex::default(),
-            noise: Mutex::default(),
             ack: Mutex::new(Ack::Accepted),
         });
         Self {
@@ -499,23 +492,47 @@ async fn a_refund_in_an_error_is_received_once() {
 }
 
 #[tokio::test]
-async fn a_refund_in_a_notice_is_received_by_the_next_command() {
+async fn a_refund_in_a_notice_is_received_if_we_know_the_provider() {
     let world = World::new(|_, _| vec![leased()]);
-    let notice = Notice {
-        satlet: 1,
-        notice_id: "n1".to_owned(),
-        lease: lease_id(),
-        event: "refund".to_owned(),
-        message: String::new(),
-        expires_at: None,
-        refund: Some(refund_of(&world.mint, 9)),
-    };
-    let body = serde_json::to_string(&Message::Notice(notice)).unwrap();
-    world.stage.noise.lock().unwrap().push((key(7), body));
     let client = world.client(LONG);
-    world.spawn(&client).await.unwrap();
+    let leased = world.spawn(&client).await.unwrap();
+    let notice = |refund: Refund| {
+        Message::Notice(Notice {
+            satlet: 1,
+            notice_id: refund.refund_id.clone(),
+            lease: lease_id(),
+            event: "refund".to_owned(),
+            message: String::new(),
+            expires_at: None,
+            refund: Some(refund),
+        })
+    };
+    let strange = Refund {
+        refund_id: "r0".to_owned(),
+        ..refund_of(&world.mint, 3)
+    };
+    world.stage.say(key(66), &notice(strange)).await;
+    let owed = refund_of(&world.mint, 9);
+    world.stage.say(key(7), &notice(owed)).await;
+    // The notice is read before the answer, which comes after it.
+    world.stage.act(|_, _| vec![done(Answer::Status(status()))]);
+    client.status(&leased.lease, &quiet).await.unwrap();
     client.settle(&quiet).await.unwrap();
     assert_eq!(world.balance().await, sat(100 - 6 + 9));
+    assert_eq!(client.records().refunds().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_quote_that_is_dearer_than_the_offer_is_not_paid() {
+    let world = World::new(|_, _| vec![leased()]);
+    let client = world.client(LONG);
+    let mut provider = client.find_provider("alpha").await.unwrap();
+    provider.offer.specs[0].rate_msats_per_sec = RATE - 1;
+    let result = client
+        .spawn(&provider, SpawnOptions::default(), &agree, &quiet)
+        .await;
+    assert_eq!(result.unwrap_err().code, "dearer_than_offer");
+    assert_eq!(world.balance().await, sat(100));
 }
 
 #[tokio::test]

@@ -1,8 +1,3 @@
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that meets something else than it wants ends there"
-)]
-
 use clap::CommandFactory;
 
 use super::args::Cli;
