@@ -175,7 +175,7 @@ fn offer_shows_what_the_configuration_makes_of_this_host() {
     let (output, _dir) = with_config(&["offer", "--json"]);
     if !output.status.success() {
         let said = text(&output.stderr);
-        skip!("satletd_offer", "no backend on this host: {said}");
+        skip!("no backend on this host: {said}");
     }
     let offer = json(&output);
     assert_eq!(offer["whitelisted_mints"][0], "https://mint.example.org");
