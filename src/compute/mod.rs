@@ -11,6 +11,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 pub mod registry;
+pub mod sandbox;
 pub mod sftp_server;
 #[cfg(test)]
 mod tests;

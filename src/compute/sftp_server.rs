@@ -147,11 +147,11 @@ fn handle(
         request::OPEN => {
             let (path, flags) = (files.path(fields.bytes()?), fields.u32()?);
             let handle = files.open(&path, flags, &fields.attrs()?)?;
-            Ok(body(reply::HANDLE).bytes(&handle))
+            Ok(body(reply::HANDLE).text(&handle))
         }
         request::OPENDIR => {
             let handle = files.open_dir(&files.path(fields.bytes()?))?;
-            Ok(body(reply::HANDLE).bytes(&handle))
+            Ok(body(reply::HANDLE).text(&handle))
         }
         request::READ => {
             let (handle, offset, length) = (fields.bytes()?, fields.u64()?, fields.u32()?);

@@ -2,9 +2,18 @@
 //! is what `exec`, `cp` and the demo are made of. The host key is the one the
 //! provider published; no other is accepted.
 
+mod client;
+mod copy;
+mod forward;
+mod terminal;
+
 use std::path::PathBuf;
 
 use russh::keys::PrivateKey;
+use tokio::io::AsyncWrite;
+
+pub use client::{Input, SshClient, Tty};
+pub use forward::Forward;
 
 /// Where a lease is entered.
 #[derive(Clone, Debug)]
@@ -90,6 +99,9 @@ pub enum SshError {
     Io(#[from] std::io::Error),
 }
 
+/// Bytes of one stream that [`output`] keeps.
+const MAX_OUTPUT: usize = 16 * 1024 * 1024;
+
 /// Runs a command, or a shell without one, on this process's own standard
 /// input, output and error. With `tty` the terminal is switched to raw mode for
 /// as long as it takes and its size follows. Gives the exit code; a command
@@ -98,8 +110,17 @@ pub enum SshError {
 /// # Errors
 /// Any [`SshError`]; the command's own failure is an exit code, not an error.
 pub async fn run(target: &SshTarget, command: Option<&str>, tty: bool) -> Result<i32, SshError> {
-    let _ = (target, command, tty);
-    Err(SshError::Session("not built in".to_owned()))
+    let client = SshClient::connect(target).await?;
+    let (out, err) = (tokio::io::stdout(), tokio::io::stderr());
+    let input = Input::standard();
+    let code = if tty {
+        let (_raw, tty) = terminal::raw()?;
+        client.exec(command, Some(tty), input, out, err).await
+    } else {
+        client.exec(command, None, input, out, err).await
+    };
+    client.close().await;
+    code
 }
 
 /// Runs a command with `stdin` and gives exit code, standard output and
@@ -112,12 +133,19 @@ pub async fn output(
     command: &str,
     stdin: &[u8],
 ) -> Result<(i32, Vec<u8>, Vec<u8>), SshError> {
-    let _ = (target, command, stdin);
-    Err(SshError::Session("not built in".to_owned()))
+    let client = SshClient::connect(target).await?;
+    let (mut out, mut err) = (Cut::default(), Cut::default());
+    let input = Input::bytes(stdin.to_vec());
+    let code = client
+        .exec(Some(command), None, input, &mut out, &mut err)
+        .await?;
+    client.close().await;
+    Ok((code, out.0, err.0))
 }
 
 /// Copies a file, or with `recursive` a directory, into the workload or out of
-/// it; modes are kept. Gives the bytes of content that were copied.
+/// it; permissions are kept. A target that is a directory gets the file in it.
+/// Gives the bytes of content that were copied.
 ///
 /// # Errors
 /// Any [`SshError`]. Both ends local or both remote is [`SshError::Copy`].
@@ -127,6 +155,59 @@ pub async fn copy(
     to: CopyPath,
     recursive: bool,
 ) -> Result<u64, SshError> {
-    let _ = (target, from, to, recursive);
-    Err(SshError::Session("not built in".to_owned()))
+    let wrong = |path: String, why: &str| SshError::Copy {
+        path,
+        why: why.to_owned(),
+    };
+    match (from, to) {
+        (CopyPath::Local(from), CopyPath::Remote(to)) => {
+            let client = SshClient::connect(target).await?;
+            let bytes = copy::up(&client.sftp().await?, &from, &to, recursive).await;
+            client.close().await;
+            bytes
+        }
+        (CopyPath::Remote(from), CopyPath::Local(to)) => {
+            let client = SshClient::connect(target).await?;
+            let bytes = copy::down(&client.sftp().await?, &from, &to, recursive).await;
+            client.close().await;
+            bytes
+        }
+        (CopyPath::Local(from), CopyPath::Local(_)) => {
+            Err(wrong(from.display().to_string(), "both ends are here"))
+        }
+        (CopyPath::Remote(from), CopyPath::Remote(_)) => {
+            Err(wrong(from, "both ends are in the workload"))
+        }
+    }
+}
+
+/// Keeps the first [`MAX_OUTPUT`] bytes and takes the rest.
+#[derive(Default)]
+struct Cut(Vec<u8>);
+
+impl AsyncWrite for Cut {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        data: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        let room = MAX_OUTPUT.saturating_sub(self.0.len());
+        let kept = data.get(..room.min(data.len())).unwrap_or_default();
+        self.0.extend_from_slice(kept);
+        std::task::Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
 }

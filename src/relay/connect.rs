@@ -54,7 +54,7 @@ fn choose_tls() {
     });
 }
 
-async fn addresses(url: &str, public_only: bool) -> Result<Vec<SocketAddr>, String> {
+pub(super) async fn addresses(url: &str, public_only: bool) -> Result<Vec<SocketAddr>, String> {
     let url = url::Url::parse(url).map_err(|e| e.to_string())?;
     let port = url.port_or_known_default().ok_or("the URL has no port")?;
     let mut found: Vec<SocketAddr> = match url.host() {
@@ -95,7 +95,7 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     }
 }
 
-fn is_public(ip: IpAddr) -> bool {
+pub(super) fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),
@@ -120,38 +120,4 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [first, second, ..] = ip.segments();
     (0x2000..0x4000).contains(&first) && !(first == 0x2001 && second == 0x0db8)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_cannot_make_us_dial_our_own_network() {
-        for ip in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "::1",
-            "fe80::1",
-            "fd00::1",
-            "::ffff:127.0.0.1",
-        ] {
-            assert!(!is_public(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["1.1.1.1", "100.128.0.1", "2606:4700::1111"] {
-            assert!(is_public(ip.parse().unwrap()), "{ip}");
-        }
-    }
-
-    #[tokio::test]
-    async fn names_that_lead_home_are_refused() {
-        let refused = addresses("ws://localhost:7777", true).await;
-        assert!(refused.is_err(), "{refused:?}");
-        assert!(addresses("ws://localhost:7777", false).await.is_ok());
-    }
 }

@@ -14,11 +14,17 @@ pub mod convert;
 pub mod inbox;
 mod link;
 pub mod memory;
+mod open;
+mod options;
 pub mod outbox;
 pub mod publisher;
 mod reader;
 pub mod session;
+mod subscription;
 pub mod wrap;
+
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

@@ -21,6 +21,9 @@ const HEARTBEAT_WINDOW: u64 = 300;
 /// Providers that one discovery looks at, at most.
 const MAX_PROVIDERS: usize = 2_000;
 
+/// Authors in one filter, at most: relays bound the size of a request.
+const AUTHORS: usize = 250;
+
 /// Most relays that are read from a kind 10050 list.
 pub const MAX_DM_RELAYS: usize = 5;
 
@@ -248,11 +251,16 @@ pub async fn discover(relays: &Relays, timeout: Duration) -> Vec<Discovered> {
     if found.is_empty() {
         return Vec::new();
     }
-    let filter = Filter::new()
-        .kind(Kind::from_u16(kinds::HEARTBEAT))
-        .authors(found.keys().map(key_to))
-        .since(time_to(now().minus(Duration::from_secs(HEARTBEAT_WINDOW))));
-    for read in relays.fetch(filter, &[], timeout).await {
+    let authors: Vec<_> = found.keys().map(key_to).collect();
+    let since = time_to(now().minus(Duration::from_secs(HEARTBEAT_WINDOW)));
+    let asked = authors.chunks(AUTHORS).map(|authors| {
+        let filter = Filter::new()
+            .kind(Kind::from_u16(kinds::HEARTBEAT))
+            .authors(authors.iter().copied())
+            .since(since);
+        relays.fetch(filter, &[], timeout)
+    });
+    for read in futures::future::join_all(asked).await.into_iter().flatten() {
         for beat in read.events.iter().filter_map(|e| parse_heartbeat(e).ok()) {
             if let Some(entry) = found.get_mut(&beat.provider_npub) {
                 note_beat(entry, beat);

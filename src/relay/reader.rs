@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::Dropped;
 use super::convert::{now, time_from, time_to};
 use super::inbox::Worker;
-use super::link::{Item, Subscription};
 use super::session::{Link, Relays};
+use super::subscription::{Item, Subscription};
 use super::wrap::BACKDATE_SECS;
 use crate::core::time::Timestamp;
 
@@ -79,19 +79,27 @@ impl Reader {
         }
     }
 
-    /// Reads until the relay is taken out of the set.
+    /// Reads until it is cancelled or the relays are shut down.
     pub(super) async fn run(self) {
         let retry = self.worker.options.retry;
         let mut wait = retry;
-        while let Some(link) = self.relays.member(&self.url) {
-            let mut state = link.state.clone();
-            if state.wait_for(|state| state.connected).await.is_err() {
-                return;
-            }
+        while !self.relays.ended() {
+            let mut set = self.relays.set();
+            let Some(link) = self.relays.member(&self.url) else {
+                if set.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
             let started = Instant::now();
-            self.follow(&link).await;
+            let mut state = link.state.clone();
+            // It fails when this session has ended; there may be a new one.
+            if state.wait_for(|state| state.connected).await.is_ok() {
+                self.follow(&link).await;
+            }
             // A relay that ends each subscription at once is not asked in a loop.
-            wait = if started.elapsed() > wait * 2 {
+            let lasted = started.elapsed() > wait * 2;
+            wait = if lasted {
                 retry
             } else {
                 (wait * 2).min(retry * 100)
@@ -141,7 +149,7 @@ impl Reader {
             tokio::select! {
                 item = live.next() => match item {
                     Some(Item::Event(event)) => self.work_on(link, *event).await,
-                    Some(Item::TooLarge(..)) => self.worker.counts.add(Dropped::TooLarge),
+                    Some(Item::Unreadable(_, _, reason)) => self.worker.counts.add(reason),
                     Some(Item::Eose) => {}
                     Some(Item::Closed(reason)) => {
                         tracing::debug!(relay = %self.url, ?reason, "the relay ended the subscription");
@@ -235,8 +243,8 @@ impl Reader {
                     page.note(event.id, time_from(at));
                     self.work_on(link, *event).await;
                 }
-                Some(Item::TooLarge(id, at)) => {
-                    self.worker.counts.add(Dropped::TooLarge);
+                Some(Item::Unreadable(id, at, reason)) => {
+                    self.worker.counts.add(reason);
                     page.note(id, at);
                 }
                 Some(Item::Eose) => return Ok(page),

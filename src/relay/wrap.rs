@@ -147,7 +147,10 @@ pub fn unwrap(keys: &Keys, wrap: &Event) -> Result<Unwrapped, Dropped> {
     })
 }
 
-/// Whether one of the event's `p` tags names `key`.
+/// Whether one of the event's `p` tags names `key`, whatever else is in it:
+/// the relay compared no more than that either.
 pub fn is_to(event: &Event, key: &nostr_sdk::PublicKey) -> bool {
-    event.tags.public_keys().any(|p| p == key)
+    let key = key.to_hex();
+    let names = |tag: &Tag| matches!(tag.as_slice(), [p, name, ..] if p == "p" && *name == key);
+    event.tags.iter().any(names)
 }

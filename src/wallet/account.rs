@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdk::nuts::{CheckStateRequest, KeySetInfo, Proofs, ProofsMethods, PublicKey, State};
-use cdk::wallet::{MintConnector, RateLimiterManager, ReceiveOptions, SendOptions};
+use cdk::wallet::{MintConnector, MintMetadata, RateLimiterManager, ReceiveOptions, SendOptions};
 use cdk_common::database::{self, WalletDatabase};
-use cdk_common::wallet::{KeysetLoadPolicy, TransactionDirection, TransactionStatus};
+use cdk_common::wallet::{Transaction, TransactionDirection, TransactionStatus};
 
 use super::errors::{maybe_sent, nothing_sent, store};
 use super::token::{self, MAX_PROOFS, Read};
-use super::transport::{Client, Sent, knock};
+use super::transport::{Sent, knock};
 use super::{MintFacts, MintUrl, ProofsState, Redeemed, SentToken, Unit, WalletError};
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
@@ -28,7 +28,7 @@ pub(super) struct Account {
     pub(super) unit: Unit,
     pub(super) wallet: cdk::Wallet,
     pub(super) store: Store,
-    pub(super) client: Arc<Client>,
+    pub(super) client: Arc<dyn MintConnector + Send + Sync>,
     /// Pacing, shared by the mint's units.
     pub(super) limiter: RateLimiterManager,
     pub(super) sent: Sent,
@@ -58,45 +58,60 @@ impl Account {
             .ok_or_else(|| WalletError::Store("an amount is too large".to_owned()))
     }
 
-    /// Keyset list of the mint, from the cache while that is fresh.
+    /// Keysets of this unit, from the cache while that is fresh.
     ///
     /// # Errors
     /// `MintDown`; `Refused` where another mint has a keyset of the same id:
     /// NUT-13 derives outputs from the id alone, so one would use up the other's.
     pub(super) async fn keysets(&self) -> Result<Vec<KeySetInfo>, WalletError> {
-        self.load(KeysetLoadPolicy::CacheThenNetwork).await
+        let metadata = self
+            .wallet
+            .metadata_cache
+            .load(&self.store, &self.client)
+            .await;
+        let metadata = self.admit(metadata)?;
+        Ok(self.ours(&metadata))
     }
 
-    async fn load(&self, policy: KeysetLoadPolicy) -> Result<Vec<KeySetInfo>, WalletError> {
-        self.wallet
-            .keysets(policy)
-            .await
-            .map_err(|error| nothing_sent(&error))?;
-        let all = self
-            .store
-            .get_mint_keysets(self.wallet.mint_url.clone())
-            .await
-            .map_err(store)?
-            .unwrap_or_default();
+    /// As [`keysets`](Self::keysets), and an error where there are none.
+    pub(super) async fn issues(&self) -> Result<(), WalletError> {
+        if self.keysets().await?.iter().any(|keyset| keyset.active) {
+            return Ok(());
+        }
+        let unit = token::unit_name(&self.unit);
+        Err(WalletError::Refused(format!("it has no unit {unit}")))
+    }
+
+    fn admit(
+        &self,
+        metadata: Result<Arc<MintMetadata>, cdk::Error>,
+    ) -> Result<Arc<MintMetadata>, WalletError> {
+        let metadata = metadata.map_err(|error| nothing_sent(&error))?;
         self.keysets
-            .claim(&self.mint, all.iter().map(|keyset| keyset.id))?;
-        let ours = |keyset: &KeySetInfo| keyset.unit == self.wallet.unit;
-        Ok(all.into_iter().filter(ours).collect())
+            .claim(&self.mint, metadata.keysets.keys().copied())?;
+        Ok(metadata)
+    }
+
+    fn ours(&self, metadata: &MintMetadata) -> Vec<KeySetInfo> {
+        let ours = |keyset: &&Arc<KeySetInfo>| keyset.unit == self.wallet.unit;
+        let keysets = metadata.keysets.values().filter(ours);
+        keysets.map(|keyset| KeySetInfo::clone(keyset)).collect()
     }
 
     pub(super) async fn facts(&self) -> Result<MintFacts, WalletError> {
-        let keysets = self.keysets().await?;
-        let all = self
-            .store
-            .get_mint_keysets(self.wallet.mint_url.clone())
-            .await
-            .map_err(store)?
-            .unwrap_or_default();
+        let metadata = self
+            .wallet
+            .metadata_cache
+            .load(&self.store, &self.client)
+            .await;
+        let metadata = self.admit(metadata)?;
         let has = |unit: &Unit| {
-            all.iter()
-                .any(|keyset| keyset.active && keyset.unit.to_string() == token::unit_name(unit))
+            let name = token::unit_name(unit);
+            let mut active = metadata.active_keysets.iter();
+            active.any(|keyset| keyset.unit.to_string() == name)
         };
         let units = [Unit::Sat, Unit::Msat].into_iter().filter(has).collect();
+        let keysets = self.ours(&metadata);
         let fee = |keyset: &KeySetInfo| keyset.active.then_some(keyset.input_fee_ppk);
         Ok(MintFacts {
             mint: self.mint.clone(),
@@ -111,9 +126,14 @@ impl Account {
             return Ok(proofs);
         }
         // The mint may have a newer keyset than our list.
-        let keysets = self.load(KeysetLoadPolicy::Refresh).await?;
+        let fresh = self
+            .wallet
+            .metadata_cache
+            .load_from_mint(&self.store, &self.client)
+            .await;
+        let fresh = self.admit(fresh)?;
         read.token
-            .proofs(&keysets)
+            .proofs(&self.ours(&fresh))
             .map_err(|_| WalletError::Malformed("its keyset is not the mint's".to_owned()))
     }
 
@@ -223,18 +243,28 @@ impl Account {
             return Ok(Trace::Open);
         }
         let mut trace = Trace::None;
-        let incoming = self
-            .wallet
-            .list_transactions(Some(TransactionDirection::Incoming))
-            .await
-            .map_err(store)?;
-        for tx in incoming.iter().filter(|tx| overlap(&tx.ys, ys)) {
+        for tx in self.redemptions(ys).await? {
             match tx.status {
                 TransactionStatus::Completed => return Ok(Trace::Done(self.msat(tx.amount)?)),
                 TransactionStatus::Pending | TransactionStatus::Failed => trace = Trace::Undone,
             }
         }
         Ok(trace)
+    }
+
+    /// What the books say of redemptions of any of these proofs. Ecash minted
+    /// over Lightning is incoming too, and its proofs may come back to us.
+    pub(super) async fn redemptions(
+        &self,
+        ys: &[PublicKey],
+    ) -> Result<Vec<Transaction>, WalletError> {
+        let incoming = self
+            .wallet
+            .list_transactions(Some(TransactionDirection::Incoming))
+            .await
+            .map_err(store)?;
+        let wanted = |tx: &Transaction| tx.quote_id.is_none() && overlap(&tx.ys, ys);
+        Ok(incoming.into_iter().filter(wanted).collect())
     }
 
     /// Makes a token.
@@ -244,11 +274,12 @@ impl Account {
         include_fee: bool,
     ) -> Result<SentToken, WalletError> {
         let pieces = token::whole_units(&self.unit, amount).ok_or(WalletError::TooSmall)?;
+        self.resync().await?;
         let have = self.balance().await?;
         if have < amount {
             return Err(WalletError::NoBalance { have, need: amount });
         }
-        self.keysets().await?;
+        self.issues().await?;
         let options = SendOptions {
             include_fee,
             max_proofs: Some(MAX_PROOFS),
@@ -312,6 +343,7 @@ impl Account {
 
     /// Swaps everything into few proofs where there are more than `most`.
     pub(super) async fn consolidate(&self, most: usize) -> Result<(), WalletError> {
+        self.resync().await?;
         let proofs = self.wallet.get_unspent_proofs().await.map_err(store)?;
         if proofs.len() <= most {
             return Ok(());

@@ -11,14 +11,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cdk::amount::SplitTarget;
 use cdk::nuts::{CurrencyUnit, PaymentMethod, State};
-use cdk::wallet::{RateLimitConfig, RateLimiterManager, WalletBuilder};
+use cdk::wallet::{MintConnector, RateLimitConfig, RateLimiterManager, WalletBuilder};
 use cdk_common::rate_limit::RateLimitedTransport;
 use cdk_redb::WalletRedbDatabase;
 use futures::future::{BoxFuture, join_all};
 
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
-use super::errors::{maybe_sent, nothing_sent, store};
+use super::errors::{self, maybe_sent, nothing_sent, store};
 use super::keysets::Owners;
 use super::recovery::Seed;
 use super::token::{self, Read};
@@ -154,8 +154,15 @@ impl CdkWallet {
         for mint in &options.mints {
             listed.insert(token::normalise(&mint.url)?, mint.requests_per_minute);
         }
+        let store: Store = Arc::new(redb);
+        // cdk-redb makes the table of sagas with the first write to it, and
+        // cannot read it before.
+        store
+            .delete_saga(&uuid::Uuid::nil())
+            .await
+            .map_err(errors::store)?;
         let wallet = Self {
-            store: Arc::new(redb),
+            store,
             seed: Seed(options.seed),
             timeout: options.timeout,
             allow_any_mint: options.allow_any_mint,
@@ -232,7 +239,8 @@ impl CdkWallet {
         let sent = Sent::default();
         let guarded = Guarded::new(self.timeout, sent.clone());
         let paced = RateLimitedTransport::with_manager(guarded, limiter.clone());
-        let client = Arc::new(Client::with_transport(url.clone(), paced, None));
+        let client: Arc<dyn MintConnector + Send + Sync> =
+            Arc::new(Client::with_transport(url.clone(), paced, None));
         let mut builder = WalletBuilder::new()
             .mint_url(url)
             .unit(match unit {
@@ -241,7 +249,7 @@ impl CdkWallet {
             })
             .localstore(Arc::clone(&self.store))
             .seed(self.seed.0)
-            .shared_client(Arc::clone(&client) as _)
+            .shared_client(Arc::clone(&client))
             .use_http_subscription()
             .set_metadata_cache_ttl(Some(FACTS_AGE));
         if let Some(sibling) = sibling {
@@ -336,7 +344,7 @@ impl CdkWallet {
         let actor = self.at(mint, unit)?;
         self.order(&actor, move |account| {
             Box::pin(async move {
-                account.keysets().await?;
+                account.issues().await?;
                 let quote = account
                     .wallet
                     .mint_quote(PaymentMethod::BOLT11, Some(pieces.into()), None, None)

@@ -14,6 +14,7 @@ mod errors;
 pub mod fake;
 mod keysets;
 mod recovery;
+mod resync;
 pub mod seed;
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,9 @@
 
 use std::fmt;
 
-use cdk::nuts::{PreMintSecrets, ProofsMethods, PublicKey, RestoreRequest};
-use cdk::wallet::MintConnector;
+use cdk::nuts::{BlindedMessage, PreMintSecrets, ProofsMethods, PublicKey, RestoreRequest};
 use cdk_common::wallet::{
-    OperationData, ReceiveOperationData, ReceiveSagaState, SendSagaState, TransactionDirection,
+    OperationData, ReceiveOperationData, ReceiveSagaState, SendSagaState, SwapOperationData,
     TransactionId, TransactionStatus, WalletSaga, WalletSagaState,
 };
 
@@ -34,11 +33,7 @@ impl fmt::Debug for Seed {
 impl Account {
     /// Brings the unfinished operations of this account to an end.
     pub(super) async fn recover(&self) -> Result<Recovery, WalletError> {
-        let before = self.unfinished().await?;
-        let mut found = Recovery::default();
-        if !before.is_empty() {
-            found = self.settle(before).await?;
-        }
+        let mut found = self.settle().await?;
         match self.wallet.mint_unissued_quotes().await {
             Ok(amount) if u64::from(amount) > 0 => found.recovered += 1,
             Ok(_) => {}
@@ -50,7 +45,39 @@ impl Account {
         Ok(found)
     }
 
-    async fn settle(&self, before: Vec<WalletSaga>) -> Result<Recovery, WalletError> {
+    /// Ends the open sagas, as far as the mint answers.
+    async fn settle(&self) -> Result<Recovery, WalletError> {
+        let (before, waiting) = self.unfinished().await?;
+        if before.is_empty() && waiting == 0 {
+            return self.resynced(Recovery::default()).await;
+        }
+        // Sends are not undone before the mint can be asked about their proofs.
+        if self.doubt(&before).await? && !self.answers().await {
+            let unfinished = before.len();
+            return Ok(Recovery {
+                unfinished,
+                ..Recovery::default()
+            });
+        }
+        let found = self.end_sagas(before).await?;
+        self.resynced(found).await
+    }
+
+    async fn resynced(&self, mut found: Recovery) -> Result<Recovery, WalletError> {
+        match self.resync().await {
+            Ok(()) => {}
+            Err(WalletError::Store(why)) => return Err(WalletError::Store(why)),
+            Err(_) => found.unfinished += 1,
+        }
+        Ok(found)
+    }
+
+    /// Whether the mint answers at all.
+    async fn answers(&self) -> bool {
+        self.client.get_mint_keysets().await.is_ok()
+    }
+
+    async fn end_sagas(&self, before: Vec<WalletSaga>) -> Result<Recovery, WalletError> {
         let report = self
             .wallet
             .recover_incomplete_sagas()
@@ -58,15 +85,20 @@ impl Account {
             .map_err(store)?;
         let mut purged = 0;
         for saga in &before {
-            if let (WalletSagaState::Receive(state), OperationData::Receive(data)) =
-                (&saga.state, &saga.data)
-                && *state == ReceiveSagaState::SwapRequested
-                && self.settle_receive(saga, data).await?
-            {
-                purged += 1;
-            }
+            let gone = match (&saga.state, &saga.data) {
+                (
+                    WalletSagaState::Receive(ReceiveSagaState::SwapRequested),
+                    OperationData::Receive(data),
+                ) => self.settle_receive(saga, data).await?,
+                (WalletSagaState::Swap(_), OperationData::Swap(data)) => {
+                    self.settle_swap(saga, data).await?
+                }
+                _ => false,
+            };
+            purged += usize::from(gone);
         }
-        let unfinished = self.unfinished().await?.len();
+        let (left, _) = self.unfinished().await?;
+        let unfinished = left.len();
         let compensated = report.compensated + purged;
         let ended = before.len().saturating_sub(unfinished);
         Ok(Recovery {
@@ -94,10 +126,30 @@ impl Account {
         // The order matters. Inputs first: a mint that says they are spent has
         // signed our outputs in the same step, if the spender was us.
         let spent = matches!(self.check_points(&ys).await, Ok(ProofsState::Spent));
-        if !spent || !self.signed_nothing(data).await {
+        if !spent || !self.signed_nothing(data.blinded_messages.as_ref()).await {
             return Ok(false);
         }
         self.drop_saga(saga).await?;
+        Ok(true)
+    }
+
+    /// The swap inside a send holds no proofs of its own, so cdk cannot repeat it
+    /// once the send is undone, and tries for ever where it never reached the
+    /// mint. `true` if it was purged for that.
+    async fn settle_swap(
+        &self,
+        saga: &WalletSaga,
+        data: &SwapOperationData,
+    ) -> Result<bool, WalletError> {
+        let open = self.store.get_saga(&saga.id).await.map_err(store)?;
+        let held = self.store.get_reserved_proofs(&saga.id).await;
+        if open.is_none() || !held.map_err(store)?.is_empty() {
+            return Ok(false);
+        }
+        if !self.signed_nothing(data.blinded_messages.as_ref()).await {
+            return Ok(false);
+        }
+        self.store.delete_saga(&saga.id).await.map_err(store)?;
         Ok(true)
     }
 
@@ -128,8 +180,8 @@ impl Account {
     }
 
     /// `true` where the mint says that it never signed any of our outputs.
-    async fn signed_nothing(&self, data: &ReceiveOperationData) -> bool {
-        let Some(outputs) = data.blinded_messages.clone().filter(|b| !b.is_empty()) else {
+    async fn signed_nothing(&self, outputs: Option<&Vec<BlindedMessage>>) -> bool {
+        let Some(outputs) = outputs.filter(|b| !b.is_empty()).cloned() else {
             return false;
         };
         let answer = self.client.post_restore(RestoreRequest { outputs }).await;
@@ -141,17 +193,18 @@ impl Account {
         self.check(&ys).await
     }
 
-    /// Sagas of this account that have an end to be brought to. A token that was
-    /// sent and not yet claimed has none.
-    async fn unfinished(&self) -> Result<Vec<WalletSaga>, WalletError> {
-        let sagas = self.sagas().await?;
-        let pending_send = |saga: &WalletSaga| {
+    /// Open sagas that have an end to be brought to, and how many have none: a
+    /// token that was sent waits for its receiver.
+    async fn unfinished(&self) -> Result<(Vec<WalletSaga>, usize), WalletError> {
+        let is_waiting = |saga: &WalletSaga| {
             matches!(
                 saga.state,
                 WalletSagaState::Send(SendSagaState::TokenCreated)
             )
         };
-        Ok(sagas.into_iter().filter(|s| !pending_send(s)).collect())
+        let (waiting, open): (Vec<_>, Vec<_>) =
+            self.sagas().await?.into_iter().partition(is_waiting);
+        Ok((open, waiting.len()))
     }
 
     /// All open sagas of this account.
@@ -229,8 +282,7 @@ impl Account {
         let ys = points(&read.info.ys)?;
         let mut trace = self.trace(&ys).await?;
         if trace == Trace::Open {
-            let open = self.unfinished().await?;
-            self.settle(open).await?;
+            self.settle().await?;
             trace = self.trace(&ys).await?;
         }
         if let Trace::Done(net) = trace {
@@ -263,12 +315,7 @@ impl Account {
 
     /// Notes on the undone redemption of these proofs that it succeeded.
     async fn book(&self, ys: &[PublicKey], redeemed: Redeemed) -> Result<(), WalletError> {
-        let incoming = self
-            .wallet
-            .list_transactions(Some(TransactionDirection::Incoming))
-            .await
-            .map_err(store)?;
-        if let Some(mut tx) = incoming.into_iter().find(|tx| overlap(&tx.ys, ys)) {
+        if let Some(mut tx) = self.redemptions(ys).await?.pop() {
             tx.status = TransactionStatus::Completed;
             tx.amount = super::token::whole_units(&self.unit, redeemed.net)
                 .unwrap_or(0)

@@ -1,61 +1,28 @@
 //! The gateway as the stock OpenSSH client sees it, with strict host key checking.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "in a test a panic is a finding, and a skip must be seen"
+)]
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use satlet::core::ids::{LeaseId, PublicKey};
-use satlet::gateway::{Door, Doors, Gateway, GatewayLimits, HostKey};
-use tempfile::TempDir;
+use satlet::gateway::{GatewayLimits, HostKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::support::local_backend::LocalBackend;
+use crate::support::local_gateway::{Bench, LEASE, noise, until};
 
-const LEASE: &str = "abcdefghijkl";
 const LONG: Duration = Duration::from_secs(60);
-
-/// One lease, one key.
-struct OneDoor {
-    key: String,
-    open: AtomicBool,
-    backend: Arc<LocalBackend>,
-}
-
-#[async_trait]
-impl Doors for OneDoor {
-    async fn open(&self, user: &str, openssh: &str) -> Option<Door> {
-        let right = user == LEASE && openssh == self.key && self.open.load(Ordering::SeqCst);
-        let lease: LeaseId = LEASE.parse().unwrap();
-        right.then(|| Door {
-            owner: PublicKey::from_bytes([7; 32]),
-            handle: self.backend.handle(&lease),
-            backend: self.backend.clone(),
-            lease,
-        })
-    }
-
-    async fn still_open(&self, _: &LeaseId) -> bool {
-        self.open.load(Ordering::SeqCst)
-    }
-}
-
-/// A gateway, and a user who knows it.
-struct Bench {
-    dir: TempDir,
-    gateway: Gateway,
-    doors: Arc<OneDoor>,
-    backend: Arc<LocalBackend>,
-}
 
 /// `None`, loudly, where there is no OpenSSH.
 async fn bench(limits: GatewayLimits) -> Option<Bench> {
-    for tool in ["ssh", "scp", "sftp", "ssh-keygen"] {
+    for tool in ["ssh", "scp", "sftp"] {
         let there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .any(|folder| folder.join(tool).exists());
         if !there {
@@ -63,48 +30,14 @@ async fn bench(limits: GatewayLimits) -> Option<Bench> {
             return None;
         }
     }
-    let dir = TempDir::new().unwrap();
-    std::fs::create_dir(dir.path().join("home")).unwrap();
-    for name in ["id", "other"] {
-        keygen(&dir.path().join(name)).await;
-    }
-    let public = std::fs::read_to_string(dir.path().join("id.pub")).unwrap();
-    let key: Vec<&str> = public.split_whitespace().take(2).collect();
-    let backend = Arc::new(LocalBackend::new(&dir.path().join("home")));
-    let doors = Arc::new(OneDoor {
-        key: key.join(" "),
-        open: AtomicBool::new(true),
-        backend: backend.clone(),
-    });
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let host_key = HostKey::load_or_create(&dir.path().join("host_key")).unwrap();
-    let gateway = Gateway::start(any, host_key, doors.clone(), limits)
-        .await
-        .unwrap();
-    let port = gateway.local_addr().port();
-    let line = format!("[127.0.0.1]:{port} {}\n", gateway.host_key_openssh());
-    std::fs::write(dir.path().join("known_hosts"), line).unwrap();
-    Some(Bench {
-        dir,
-        gateway,
-        doors,
-        backend,
-    })
-}
-
-async fn keygen(path: &Path) {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "a comment", "-f"])
-        .arg(path)
-        .status();
-    assert!(made.await.unwrap().success());
+    let bench = Bench::start(limits).await;
+    let port = bench.gateway.local_addr().port();
+    let line = format!("[127.0.0.1]:{port} {}\n", bench.gateway.host_key_openssh());
+    std::fs::write(bench.dir.path().join("known_hosts"), line).unwrap();
+    Some(bench)
 }
 
 impl Bench {
-    fn home(&self, name: &str) -> PathBuf {
-        self.dir.path().join("home").join(name)
-    }
-
     fn options(&self, key: &str) -> Vec<String> {
         let known = self.dir.path().join("known_hosts");
         let key = self.dir.path().join(key);
@@ -159,31 +92,6 @@ fn out(output: &Output) -> String {
 
 fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Polls until `condition` holds.
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Bytes that do not repeat.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut data: Vec<u8> = (0..bytes / 8 + 1)
-        .flat_map(|_| next().to_le_bytes())
-        .collect();
-    data.truncate(bytes);
-    data
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -285,39 +285,58 @@ async fn two_who_redeem_one_token_at_once_get_it_once() {
     let wallet = stage.wallet(1).await;
     let token = stage.token(1000).await;
     let payment = wallet.inspect(&token).unwrap().payment;
+    let swaps = stage.proxy.seen(SWAP);
     let (one, two) = tokio::join!(
         wallet.redeem(payment, &token),
         wallet.redeem(payment, &token)
     );
     let won: Vec<_> = [&one, &two].into_iter().filter(|r| r.is_ok()).collect();
     assert_eq!(won.len(), 1, "{one:?} {two:?}");
-    assert_eq!(stage.proxy.seen(SWAP), 2, "one by the payer, one by us");
+    assert_eq!(stage.proxy.seen(SWAP) - swaps, 1, "the mint is asked once");
     assert_eq!(wallet.recover().await.unwrap(), Recovery::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_that_fails_keeps_the_money() {
     let mut stage = behind().await;
-    let before = total(&stage.payer).await;
     stage.proxy.refuse().await;
-    // 7 sat of a balance in large pieces needs a swap.
-    let sent = stage.payer.send(&stage.url, &Unit::Sat, sat(777), true);
-    let error = sent.await.unwrap_err();
+    let (before, error) = send_until_it_fails(&stage).await;
     assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
     assert_eq!(total(&stage.payer).await, before);
     stage.proxy.accept().await;
     for fault in [Fault::DropResponse, Fault::DropRequest] {
-        let before = total(&stage.payer).await;
         stage.proxy.strike(SWAP, fault);
-        let sent = stage.payer.send(&stage.url, &Unit::Sat, sat(777), true);
-        unknown(sent.await);
+        let (before, error) = send_until_it_fails(&stage).await;
+        assert!(matches!(error, WalletError::OutcomeUnknown(_)), "{error:?}");
         let found = stage.payer.recover().await.unwrap();
         assert_eq!(found.unfinished, 0, "{fault:?} {found:?}");
-        let lost = before.checked_sub(total(&stage.payer).await).unwrap();
-        assert!(lost <= sat(2), "{fault:?}: {lost} are gone");
+        let after = total(&stage.payer).await;
+        let lost = before.checked_sub(after);
+        assert!(
+            lost.is_some_and(|lost| lost <= sat(2)),
+            "{fault:?}: {before} became {after}"
+        );
     }
-    let sent = stage.payer.send(&stage.url, &Unit::Sat, sat(777), true);
-    sent.await.unwrap();
+    // What is left is real: another wallet gets all of it but the fees.
+    let left = total(&stage.payer).await;
+    let all = left.checked_sub(sat(10)).unwrap();
+    let sent = stage.payer.send(&stage.url, &Unit::Sat, all, true).await;
+    let token = sent.unwrap().token;
+    let redeemed = stage.wallet(1).await.receive(&token).await.unwrap();
+    assert_eq!(redeemed.net, all);
+}
+
+/// Sends single sats until there is none and a swap is needed. Gives the
+/// balance before the send that failed.
+async fn send_until_it_fails(stage: &Behind) -> (Msat, WalletError) {
+    for _ in 0..100 {
+        let before = total(&stage.payer).await;
+        let sent = stage.payer.send(&stage.url, &Unit::Sat, sat(1), false);
+        if let Err(error) = sent.await {
+            return (before, error);
+        }
+    }
+    panic!("no swap was ever needed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -456,4 +475,23 @@ async fn any_mint_is_for_those_who_ask_for_it() {
     options.allow_any_mint = true;
     let open = CdkWallet::open(options).await.unwrap();
     open.receive(&token).await.unwrap();
+}
+
+/// Each answer comes in time, the operation as a whole does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_operation_goes_on_when_its_caller_leaves() {
+    let stage = behind().await;
+    let token = stage.token(1000).await;
+    let mut options = options(stage.dir.path(), 1, &[&stage.url.0]);
+    options.timeout = Duration::from_secs(3);
+    let wallet = CdkWallet::open(options).await.unwrap();
+    let payment = wallet.inspect(&token).unwrap().payment;
+    stage.proxy.set_delay(Duration::from_millis(2200));
+    unknown(wallet.redeem(payment, &token).await);
+    stage.proxy.set_delay(Duration::ZERO);
+    // Behind the operation that goes on, in the same queue.
+    let state = wallet.redemption(payment, &token).await.unwrap();
+    assert!(matches!(state, RedemptionState::Done(_)), "{state:?}");
+    assert_eq!(total(&wallet).await, sat(999));
+    assert_eq!(wallet.recover().await.unwrap(), Recovery::default());
 }

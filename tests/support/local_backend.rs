@@ -1,5 +1,10 @@
 //! A backend whose one workload is this machine: commands are real processes,
 //! with real pipes and terminals, in a folder of the test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "in a test a panic is a finding"
+)]
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! What several tests need.
 
 pub mod local_backend;
+pub mod local_gateway;
+pub mod oci;
 pub mod proxy;
 pub mod shop;
 
@@ -87,3 +89,6 @@ fn a_skip_is_written_down_in_one_line() {
         "SKIPPED a: b\nSKIPPED c: d\n"
     );
 }
+pub mod host;
+pub mod lan;
+pub mod outside;

@@ -21,8 +21,6 @@ pub struct HostSide {
     pub secrets: Vec<(String, String)>,
     /// Part of the command line of a host process that runs now.
     pub process: Option<String>,
-    /// The host's own name.
-    pub hostname: Option<String>,
     /// Namespaces of the host, as `("pid", "pid:[4026531836]")`; empty where
     /// workloads have a kernel of their own.
     pub namespaces: Vec<(String, String)>,

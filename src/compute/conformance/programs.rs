@@ -119,7 +119,7 @@ pub fn debian_line(program: &Program) -> String {
         Program::Addresses => "cat /proc/net/fib_trie /proc/net/if_inet6 2>/dev/null".to_owned(),
         Program::Processes => "cat /proc/[0-9]*/cmdline | tr '\\0' ' '".to_owned(),
         Program::WatchTty => {
-            "stty size; trap 'stty size' WINCH; while :; do sleep 0.1; done".to_owned()
+            "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done".to_owned()
         }
         Program::Lines(n) => {
             format!("i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; done")

@@ -3,3 +3,4 @@
 mod conforms;
 mod faults;
 mod mutants;
+mod shell;

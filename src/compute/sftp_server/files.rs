@@ -115,7 +115,7 @@ impl Files {
         }
     }
 
-    fn insert(&mut self, open: Open) -> Result<[u8; 4], Failure> {
+    fn insert(&mut self, open: Open) -> Result<String, Failure> {
         if self.open.len() >= MAX_HANDLES {
             return Err(Failure::TooMany);
         }
@@ -125,13 +125,12 @@ impl Files {
         let handle = self.next;
         self.next = handle.wrapping_add(1);
         self.open.insert(handle, open);
-        Ok(handle.to_be_bytes())
+        Ok(handle.to_string())
     }
 
     fn get(&mut self, handle: &[u8]) -> Result<&mut Open, Failure> {
-        let number = handle.try_into().map_err(|_| Failure::BadHandle)?;
         self.open
-            .get_mut(&u32::from_be_bytes(number))
+            .get_mut(&number(handle)?)
             .ok_or(Failure::BadHandle)
     }
 
@@ -147,7 +146,7 @@ impl Files {
         path: &Path,
         flags: u32,
         attrs: &Attrs,
-    ) -> Result<[u8; 4], Failure> {
+    ) -> Result<String, Failure> {
         if self.open.len() >= MAX_HANDLES {
             return Err(Failure::TooMany);
         }
@@ -173,7 +172,7 @@ impl Files {
         self.insert(Open::File(file))
     }
 
-    pub(super) fn open_dir(&mut self, path: &Path) -> Result<[u8; 4], Failure> {
+    pub(super) fn open_dir(&mut self, path: &Path) -> Result<String, Failure> {
         let entries = fs::read_dir(path)?;
         self.insert(Open::Dir(Dir {
             path: path.to_owned(),
@@ -183,8 +182,7 @@ impl Files {
     }
 
     pub(super) fn close(&mut self, handle: &[u8]) -> Result<(), Failure> {
-        let number = handle.try_into().map_err(|_| Failure::BadHandle)?;
-        let open = self.open.remove(&u32::from_be_bytes(number));
+        let open = self.open.remove(&number(handle)?);
         open.map(drop).ok_or(Failure::BadHandle)
     }
 
@@ -329,6 +327,14 @@ impl Files {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// A handle is a number as text: some clients take handles for text.
+fn number(handle: &[u8]) -> Result<u32, Failure> {
+    std::str::from_utf8(handle)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Failure::BadHandle)
 }
 
 /// The path with its dots worked out as text.

@@ -42,7 +42,7 @@ fn open(path: &str, flags: u32) -> Body {
 }
 
 /// What the first handle of a session is.
-const HANDLE: [u8; 4] = [0; 4];
+const HANDLE: &[u8] = b"0";
 
 #[test]
 fn a_file_is_written_and_read_back() {
@@ -56,14 +56,14 @@ fn a_file_is_written_and_read_back() {
         home.path(),
         vec![
             open("file", 2 | 8 | 0x10),
-            ask(request::WRITE, 2).bytes(&HANDLE).u64(3).text("def"),
-            ask(request::WRITE, 3).bytes(&HANDLE).u64(0).text("abc"),
-            ask(request::FSETSTAT, 4).bytes(&HANDLE).attrs(&mode),
-            ask(request::CLOSE, 5).bytes(&HANDLE),
+            ask(request::WRITE, 2).bytes(HANDLE).u64(3).text("def"),
+            ask(request::WRITE, 3).bytes(HANDLE).u64(0).text("abc"),
+            ask(request::FSETSTAT, 4).bytes(HANDLE).attrs(&mode),
+            ask(request::CLOSE, 5).bytes(HANDLE),
             open("file", 1),
             ask(request::STAT, 9).text("file"),
-            ask(request::READ, 7).bytes(&[0, 0, 0, 1]).u64(1).u32(100),
-            ask(request::READ, 8).bytes(&[0, 0, 0, 1]).u64(6).u32(100),
+            ask(request::READ, 7).text("1").u64(1).u32(100),
+            ask(request::READ, 8).text("1").u64(6).u32(100),
         ],
     );
     assert_eq!(answers[0][0], reply::HANDLE);
@@ -83,7 +83,7 @@ fn flags_of_open_are_kept() {
     let home = tempfile::tempdir().unwrap();
     let there = home.path().join("there");
     std::fs::write(&there, "old").unwrap();
-    let append = |text| ask(request::WRITE, 9).bytes(&HANDLE).u64(0).text(text);
+    let append = |text| ask(request::WRITE, 9).bytes(HANDLE).u64(0).text(text);
     let answers = talk(
         home.path(),
         vec![
@@ -114,8 +114,8 @@ fn directories_links_and_names() {
             path(request::REALPATH, 4, "."),
             path(request::REALPATH, 5, "d/../d/new"),
             path(request::OPENDIR, 6, "d"),
-            ask(request::READDIR, 7).bytes(&HANDLE),
-            ask(request::READDIR, 8).bytes(&HANDLE),
+            ask(request::READDIR, 7).bytes(HANDLE),
+            ask(request::READDIR, 8).bytes(HANDLE),
             path(request::RMDIR, 9, "d"),
             path(request::RENAME, 10, "d").text("d2"),
             path(request::REMOVE, 11, "d2/link"),
@@ -200,7 +200,7 @@ fn open_handles_are_bounded_and_unknown_ones_refused() {
     let answers = talk(
         home.path(),
         vec![
-            ask(request::CLOSE, 1).bytes(&HANDLE),
+            ask(request::CLOSE, 1).bytes(HANDLE),
             ask(request::READ, 2).text("long handle").u64(0).u32(1),
             ask(99, 3),
             ask(request::OPEN, 4).u32(1_000_000),
@@ -228,7 +228,7 @@ fn a_long_directory_comes_in_several_answers() {
         std::fs::write(home.path().join(name), "").unwrap();
     }
     let mut packets = vec![ask(request::OPENDIR, 1).text("")];
-    packets.extend((0..4).map(|_| ask(request::READDIR, 2).bytes(&HANDLE)));
+    packets.extend((0..4).map(|_| ask(request::READDIR, 2).bytes(HANDLE)));
     let answers = talk(home.path(), packets);
     let names = |answer: &[u8]| match answer[0] {
         reply::NAME => Fields::new(&answer[5..]).u32().unwrap(),

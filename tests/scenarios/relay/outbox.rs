@@ -103,11 +103,11 @@ async fn only_a_relays_yes_confirms_and_each_attempt_is_the_same_rumor() {
         }
     })
     .await;
-    let at_alice = relays(&alice, &[relay.url.clone()]);
+    let at_alice = relays(&alice, std::slice::from_ref(&relay.url));
     let store = Arc::new(MemoryOutbox::new());
-    let _outbox = start(&at_alice, &alice, &store);
-    store.put(outgoing("m", hex(&bob), &[relay.url.clone()]));
-    _outbox.nudge();
+    let outbox = start(&at_alice, &alice, &store);
+    store.put(outgoing("m", hex(&bob), std::slice::from_ref(&relay.url)));
+    outbox.nudge();
     assert!(matches!(settled(&store, "m").await, Fate::Confirmed { .. }));
     let attempts = attempts.lock().unwrap();
     assert_eq!(attempts.len(), 3);
@@ -154,7 +154,11 @@ async fn what_expires_unsent_is_given_up_and_a_dead_relay_holds_up_nothing_else(
     let at_alice = relays(&alice, &[good.url(), mute.url.clone()]);
     let store = Arc::new(MemoryOutbox::new());
     for n in 0..20 {
-        let mut message = outgoing(&format!("dead {n}"), hex(&bob), &[mute.url.clone()]);
+        let mut message = outgoing(
+            &format!("dead {n}"),
+            hex(&bob),
+            std::slice::from_ref(&mute.url),
+        );
         message.expires_at = now().plus_secs(3);
         store.put(message);
     }

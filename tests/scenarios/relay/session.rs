@@ -225,3 +225,18 @@ async fn providers_are_found_with_the_newest_offer_and_whether_they_live() {
         3
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_to_a_relay_that_says_nothing_is_given_up_in_time() {
+    // With two TLS providers compiled in, rustls panics unless one is chosen.
+    let keys = Keys::generate();
+    let mute = Fake::mute().await;
+    let url = mute.url.replace("ws://", "wss://");
+    let at_us = relays(&keys, std::slice::from_ref(&url));
+    let to = std::slice::from_ref(&url);
+    let answers = at_us.publish(&message(&keys, &keys, "m"), to).await;
+    let Ack::NoAnswer(why) = &answers[&url] else {
+        panic!("{answers:?}");
+    };
+    assert!(why.contains("no connection within"), "{why}");
+}

@@ -123,10 +123,7 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Token, String> {
     let mut text = String::new();
     let mut quote = None;
     let mut quoted = false;
-    loop {
-        let Some(c) = chars.peek().copied() else {
-            break;
-        };
+    while let Some(c) = chars.peek().copied() {
         match (quote, c) {
             (None, ' ' | '\t' | '\n' | ';' | '&' | '|' | '<' | '(' | ')') => break,
             (None, '>') if text == "2" && parts.is_empty() => return merge(chars),

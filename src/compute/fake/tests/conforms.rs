@@ -126,7 +126,6 @@ impl Fixture for FakeFixture {
             outside: Vec::new(),
             secrets: vec![(HOST_SECRET.0.to_owned(), HOST_SECRET.1.to_owned())],
             process: Some(HOST_PROCESS.to_owned()),
-            hostname: Some("the-host".to_owned()),
             namespaces: namespaces.to_vec(),
         })
     }

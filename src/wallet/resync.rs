@@ -1,0 +1,111 @@
+//! Which of our own proofs are really unspent, after a send was cut off.
+//!
+//! cdk undoes a cut-off send by setting its proofs free, also where the mint has
+//! taken them in a swap, whose outputs the same recovery then restores: the
+//! balance would count both, and a token could be made of spent proofs. So the
+//! proofs of such sends are written down before the recovery, and the mint is
+//! asked about each (NUT-07) before anything is sent again.
+
+use std::collections::BTreeSet;
+
+use cdk::nuts::{CheckStateRequest, PublicKey, State};
+use cdk_common::wallet::{WalletSaga, WalletSagaState};
+use sha2::{Digest, Sha256};
+
+use super::WalletError;
+use super::account::{Account, points};
+use super::errors::{nothing_sent, store};
+use super::token::unit_name;
+
+/// Where doubtful proofs are written down in cdk's key-value table.
+const SPACE: (&str, &str) = ("satlet", "resync");
+
+impl Account {
+    /// Writes down the proofs that these sagas hold. `true` where there are any.
+    pub(super) async fn doubt(&self, sagas: &[WalletSaga]) -> Result<bool, WalletError> {
+        let mut ys: BTreeSet<String> = self.doubtful().await?.into_iter().collect();
+        for saga in sagas {
+            if matches!(
+                saga.state,
+                WalletSagaState::Send(_) | WalletSagaState::Swap(_)
+            ) {
+                let held = self.store.get_reserved_proofs(&saga.id).await;
+                ys.extend(held.map_err(store)?.iter().map(|proof| proof.y.to_hex()));
+            }
+        }
+        if ys.is_empty() {
+            return Ok(false);
+        }
+        let list = serde_json::to_vec(&ys).map_err(store)?;
+        self.store
+            .kv_write(SPACE.0, SPACE.1, &self.name(), &list)
+            .await
+            .map_err(store)?;
+        Ok(true)
+    }
+
+    /// Asks the mint about the proofs in doubt and marks those that are spent.
+    ///
+    /// # Errors
+    /// `MintDown`, `Store`: they are still in doubt.
+    pub(super) async fn resync(&self) -> Result<(), WalletError> {
+        let doubtful = self.doubtful().await?;
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let ys = points(&doubtful)?;
+        let held = self.store.get_proofs_by_ys(ys).await.map_err(store)?;
+        let free = held
+            .into_iter()
+            .filter(|proof| proof.state == State::Unspent)
+            .map(|proof| proof.y);
+        let spent = self.spent_of(free.collect()).await?;
+        self.store
+            .update_proofs_state(spent, State::Spent)
+            .await
+            .map_err(store)?;
+        self.store
+            .kv_remove(SPACE.0, SPACE.1, &self.name())
+            .await
+            .map_err(store)
+    }
+
+    async fn spent_of(&self, ys: Vec<PublicKey>) -> Result<Vec<PublicKey>, WalletError> {
+        if ys.is_empty() {
+            return Ok(ys);
+        }
+        let asked = ys.clone();
+        let answer = self
+            .client
+            .post_check_state(CheckStateRequest { ys })
+            .await
+            .map_err(|error| nothing_sent(&error))?;
+        let spent = answer
+            .states
+            .iter()
+            .filter(|state| state.state == State::Spent)
+            .map(|state| state.y);
+        Ok(spent.filter(|y| asked.contains(y)).collect())
+    }
+
+    async fn doubtful(&self) -> Result<Vec<String>, WalletError> {
+        let list = self
+            .store
+            .kv_read(SPACE.0, SPACE.1, &self.name())
+            .await
+            .map_err(store)?;
+        match list {
+            Some(list) => serde_json::from_slice(&list).map_err(store),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The account's key: the table allows no URL.
+    fn name(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.mint.0.as_bytes());
+        hash.update(b"\n");
+        hash.update(unit_name(&self.unit).as_bytes());
+        hex::encode(hash.finalize())
+    }
+}
