@@ -76,13 +76,28 @@ fn the_readme_starts_with_the_demo_and_the_tests() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for file in ["README.md", "docs/ARCHITECTURE.md", "docs/configuration.md", "docs/operating.md",
-        "specs/README.md", "specs/offer.md", "specs/heartbeat.md", "specs/requests.md",
-        "specs/replies.md", "specs/lease-states.md", "specs/errors.md"] {
-        let folder = crate::support::root().join(file).parent().unwrap().to_owned();
+    for file in [
+        "README.md",
+        "docs/ARCHITECTURE.md",
+        "docs/configuration.md",
+        "docs/operating.md",
+        "specs/README.md",
+        "specs/offer.md",
+        "specs/heartbeat.md",
+        "specs/requests.md",
+        "specs/replies.md",
+        "specs/lease-states.md",
+        "specs/errors.md",
+    ] {
+        let folder = crate::support::root()
+            .join(file)
+            .parent()
+            .unwrap()
+            .to_owned();
         for link in read(file).split("](").skip(1) {
             let target = link.split([')', '#']).next().unwrap();
-            let there = target.contains("://") || target.contains('*') || folder.join(target).exists();
+            let there =
+                target.contains("://") || target.contains('*') || folder.join(target).exists();
             assert!(there, "{file}: {target}");
         }
     }

@@ -1,26 +1,96 @@
 //! Opens the backend that the settings name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::settings::BackendSetting;
+use super::settings::{BackendSetting, SandboxSetting, Settings};
+#[cfg(feature = "demo")]
+use crate::compute::fake::{FakeBackend, FakeHost};
+use crate::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use crate::compute::{BackendError, SharedBackend};
+use crate::core::ids::{IdError, Name};
 
-/// Opens the backend, whose own files are below `data_dir`.
+/// Name of the sandbox in handles and offers.
+const SANDBOX: &str = "sandbox";
+/// Name of the fake in handles and offers.
+#[cfg(feature = "demo")]
+const FAKE: &str = "fake";
+
+/// Opens the backend for work; its own files are in the data directory, under
+/// its name.
 ///
 /// # Errors
 /// This host cannot run it; the text says what is missing.
-pub async fn open(
+pub async fn open(settings: &Settings) -> Result<SharedBackend, BackendError> {
+    let root = settings.data_dir.join(SANDBOX);
+    open_in(&settings.backend, settings.images.max_mib, root).await
+}
+
+/// A backend that was opened to be asked what it can do here. Its files are in
+/// a folder of its own, which goes away with it: a daemon that runs is not
+/// disturbed, and nothing is left.
+pub struct Looked {
+    /// The backend; for questions only.
+    pub backend: SharedBackend,
+    _folder: tempfile::TempDir,
+}
+
+/// Opens the backend to ask what it can do here, on the file system of the
+/// data directory where that can be written.
+///
+/// # Errors
+/// This host cannot run it; the text says what is missing.
+pub async fn look(setting: &BackendSetting, data_dir: &Path) -> Result<Looked, BackendError> {
+    let there = data_dir.ancestors().find(|dir| dir.is_dir());
+    let folder = there
+        .and_then(|dir| tempfile::tempdir_in(dir).ok())
+        .map_or_else(tempfile::tempdir, Ok)
+        .map_err(|error| BackendError::Permanent(format!("a temporary folder: {error}")))?;
+    let backend = open_in(setting, 1, folder.path().join(SANDBOX)).await?;
+    Ok(Looked {
+        backend,
+        _folder: folder,
+    })
+}
+
+async fn open_in(
     setting: &BackendSetting,
-    data_dir: &Path,
+    max_image_mib: u64,
+    root: PathBuf,
 ) -> Result<SharedBackend, BackendError> {
-    let _ = data_dir;
     match setting {
-        BackendSetting::Sandbox(_) => Err(BackendError::Permanent(
-            "the sandbox backend is not part of this build".to_owned(),
-        )),
+        BackendSetting::Sandbox(setting) => {
+            let config = sandbox(setting, max_image_mib, root)?;
+            Ok(Arc::new(Sandbox::open(config).await?))
+        }
         #[cfg(feature = "demo")]
-        BackendSetting::Fake => Err(BackendError::Permanent(
-            "the fake backend is not part of this build".to_owned(),
-        )),
+        BackendSetting::Fake => Ok(Arc::new(FakeBackend::new(name(FAKE)?, FakeHost::default()))),
     }
+}
+
+fn sandbox(
+    setting: &SandboxSetting,
+    max_image_mib: u64,
+    root: PathBuf,
+) -> Result<SandboxConfig, BackendError> {
+    let helper = std::env::current_exe()
+        .map_err(|error| BackendError::Permanent(format!("our own program: {error}")))?;
+    Ok(SandboxConfig {
+        root,
+        helper,
+        name: name(SANDBOX)?,
+        network: if setting.network {
+            NetworkChoice::Outgoing {
+                resolvers: setting.resolvers.clone(),
+            }
+        } else {
+            NetworkChoice::Loopback
+        },
+        max_image_mib,
+    })
+}
+
+fn name(text: &str) -> Result<Name, BackendError> {
+    text.parse()
+        .map_err(|error: IdError| BackendError::Permanent(error.to_string()))
 }

@@ -1,6 +1,10 @@
 //! `satletd run`: configuration, logs, signals, the daemon, and a drain that
 //! a second signal cuts short.
 
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -8,7 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::output::Output;
 use super::{ConfigArg, Exit, load};
 use crate::config::{Config, secrets};
+use crate::provider::backend;
+use crate::provider::control::Control;
+use crate::provider::daemon::{Provider, Setup};
+use crate::provider::queries::ProviderQueries;
+use crate::relay::session::RelayOptions;
 use crate::telemetry;
+
+/// How long the end may take after the first signal.
+const DRAIN: Duration = Duration::from_secs(45);
 
 pub(super) fn run(output: &mut Output<'_>, arg: &ConfigArg) -> anyhow::Result<Exit> {
     let config = match load(output, arg) {
@@ -56,6 +68,41 @@ async fn either(term: &mut Signal, int: &mut Signal) -> &'static str {
 async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let secrets = secrets::read(&config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed since they were checked"))?;
-    let _ = (secrets, shutdown);
-    anyhow::bail!("the daemon is not part of this build")
+    let settings = config.settings;
+    let data_dir = settings.data_dir.clone();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .with_context(|| data_dir.display().to_string())?;
+    let backend = backend::open(&settings)
+        .await
+        .context("the backend cannot be opened")?;
+    let provider = Provider::start(Setup {
+        settings,
+        keys: secrets.keys,
+        seed: secrets.mnemonic.to_seed(""),
+        backend,
+        relays: RelayOptions::default(),
+    })
+    .await?;
+    // The ledger's lock is held now, so the socket is no living daemon's.
+    let control = Control::bind(&data_dir)?;
+    let queries = ProviderQueries::new(Arc::clone(provider.ctx()), provider.relays().clone());
+    tracing::info!(
+        provider = %provider.ctx().parts.me,
+        gateway = %provider.gateway().local_addr(),
+        "satletd runs"
+    );
+    tokio::select! {
+        () = control.serve(Arc::new(queries)) => {}
+        () = shutdown.cancelled() => {}
+    }
+    if tokio::time::timeout(DRAIN, provider.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("not everything has ended in time; the next start finishes it");
+    }
+    Ok(())
 }
