@@ -46,3 +46,59 @@ fn the_limits_in_the_specs_are_the_program_s() {
         satlet::protocol::MAX_LOG_BYTES
     )));
 }
+
+#[test]
+fn the_exit_codes_in_the_documentation_are_the_program_s() {
+    use satlet::cli::satletd::Exit;
+    let rows = table(&read("docs/operating.md"), "code");
+    let documented: Vec<String> = rows.iter().map(|row| row[0].clone()).collect();
+    let there = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Config,
+        Exit::Unfit,
+        Exit::NotRunning,
+    ];
+    assert_eq!(documented, there.map(|exit| (exit as u8).to_string()));
+}
+
+#[test]
+fn the_readme_starts_with_the_demo_and_the_tests() {
+    let readme = read("README.md");
+    let mut commands = readme.lines().filter(|line| line.starts_with("cargo "));
+    assert_eq!(
+        commands.next(),
+        Some("cargo run --release --features demo --bin satlet -- demo")
+    );
+    assert_eq!(commands.next(), Some("cargo test"));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for file in [
+        "README.md",
+        "docs/ARCHITECTURE.md",
+        "docs/configuration.md",
+        "docs/operating.md",
+        "specs/README.md",
+        "specs/offer.md",
+        "specs/heartbeat.md",
+        "specs/requests.md",
+        "specs/replies.md",
+        "specs/lease-states.md",
+        "specs/errors.md",
+    ] {
+        let folder = crate::support::root()
+            .join(file)
+            .parent()
+            .unwrap()
+            .to_owned();
+        for link in read(file).split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap();
+            let there =
+                target.contains("://") || target.contains('*') || folder.join(target).exists();
+            assert!(there, "{file}: {target}");
+        }
+    }
+}

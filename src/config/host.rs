@@ -1,6 +1,6 @@
 //! Where and how it runs: relays, gateway, requests, timing, backend, logs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nostr_sdk::FromBech32;
@@ -232,8 +232,9 @@ fn kind(node: &Node<'_>) -> Option<Kind> {
     }
 }
 
-fn resolver(node: &Node<'_>) -> Option<IpAddr> {
-    let address: IpAddr = node.parsed("an IP address", "Write the address of a name server.")?;
+fn resolver(node: &Node<'_>) -> Option<Ipv4Addr> {
+    let address: Ipv4Addr =
+        node.parsed("an IPv4 address", "Write the address of a name server.")?;
     if address.is_loopback() || address.is_unspecified() {
         return node.problem(
             "A workload does not reach this machine's loopback.",

@@ -47,13 +47,9 @@ impl Scene {
             .await
             .context("the mint")?;
         let settings = settings(dir.path(), &relay.url(), &mint.url().0)?;
-        let backend = backend::open(
-            &settings.backend,
-            &settings.data_dir,
-            settings.images.max_mib,
-        )
-        .await
-        .context("this host cannot run the sandbox")?;
+        let backend = backend::open(&settings)
+            .await
+            .context("this host cannot run the sandbox")?;
         let capabilities = backend.capabilities().clone();
         if !capabilities.host_image {
             bail!(

@@ -1,81 +1,96 @@
 //! Opens the backend that the settings name.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::settings::{BackendSetting, SandboxSetting};
+use super::settings::{BackendSetting, SandboxSetting, Settings};
+#[cfg(feature = "demo")]
+use crate::compute::fake::{FakeBackend, FakeHost};
 use crate::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use crate::compute::{BackendError, SharedBackend};
+use crate::core::ids::{IdError, Name};
 
-/// Opens the backend, whose own files are below `data_dir`. Images may be up to
-/// `max_image_mib` MiB, unpacked. Helpers are this program, started again: its
-/// `main` begins with [`helper_main`](crate::compute::sandbox::helper_main).
+/// Name of the sandbox in handles and offers.
+const SANDBOX: &str = "sandbox";
+/// Name of the fake in handles and offers.
+#[cfg(feature = "demo")]
+const FAKE: &str = "fake";
+
+/// Opens the backend for work; its own files are in the data directory, under
+/// its name.
 ///
 /// # Errors
 /// This host cannot run it; the text says what is missing.
-pub async fn open(
+pub async fn open(settings: &Settings) -> Result<SharedBackend, BackendError> {
+    let root = settings.data_dir.join(SANDBOX);
+    open_in(&settings.backend, settings.images.max_mib, root).await
+}
+
+/// A backend that was opened to be asked what it can do here. Its files are in
+/// a folder of its own, which goes away with it: a daemon that runs is not
+/// disturbed, and nothing is left.
+pub struct Looked {
+    /// The backend; for questions only.
+    pub backend: SharedBackend,
+    _folder: tempfile::TempDir,
+}
+
+/// Opens the backend to ask what it can do here, on the file system of the
+/// data directory where that can be written.
+///
+/// # Errors
+/// This host cannot run it; the text says what is missing.
+pub async fn look(setting: &BackendSetting, data_dir: &Path) -> Result<Looked, BackendError> {
+    let there = data_dir.ancestors().find(|dir| dir.is_dir());
+    let folder = there
+        .and_then(|dir| tempfile::tempdir_in(dir).ok())
+        .map_or_else(tempfile::tempdir, Ok)
+        .map_err(|error| BackendError::Permanent(format!("a temporary folder: {error}")))?;
+    let backend = open_in(setting, 1, folder.path().join(SANDBOX)).await?;
+    Ok(Looked {
+        backend,
+        _folder: folder,
+    })
+}
+
+async fn open_in(
     setting: &BackendSetting,
-    data_dir: &Path,
     max_image_mib: u64,
+    root: PathBuf,
 ) -> Result<SharedBackend, BackendError> {
     match setting {
-        BackendSetting::Sandbox(sandbox) => {
-            let helper = std::env::current_exe().map_err(|error| {
-                BackendError::Permanent(format!("this program's own file: {error}"))
-            })?;
-            let config = sandbox_config(sandbox, data_dir, helper, max_image_mib);
-            Ok(Arc::new(Sandbox::open(config?).await?))
+        BackendSetting::Sandbox(setting) => {
+            let config = sandbox(setting, max_image_mib, root)?;
+            Ok(Arc::new(Sandbox::open(config).await?))
         }
         #[cfg(feature = "demo")]
-        BackendSetting::Fake => {
-            let host = crate::compute::fake::FakeHost::default();
-            let name = name("fake")?;
-            Ok(Arc::new(crate::compute::fake::FakeBackend::new(name, host)))
-        }
+        BackendSetting::Fake => Ok(Arc::new(FakeBackend::new(name(FAKE)?, FakeHost::default()))),
     }
 }
 
-fn name(text: &str) -> Result<crate::core::ids::Name, BackendError> {
-    text.parse()
-        .map_err(|error| BackendError::Permanent(format!("{text}: {error}")))
-}
-
-/// The sandbox below `data_dir`, with `helper` as its helper.
-///
-/// # Errors
-/// None today: the name of the backend is fixed.
-pub fn sandbox_config(
+fn sandbox(
     setting: &SandboxSetting,
-    data_dir: &Path,
-    helper: PathBuf,
     max_image_mib: u64,
+    root: PathBuf,
 ) -> Result<SandboxConfig, BackendError> {
+    let helper = std::env::current_exe()
+        .map_err(|error| BackendError::Permanent(format!("our own program: {error}")))?;
     Ok(SandboxConfig {
-        root: data_dir.join("sandbox"),
+        root,
         helper,
-        name: name("sandbox")?,
-        network: network(setting),
+        name: name(SANDBOX)?,
+        network: if setting.network {
+            NetworkChoice::Outgoing {
+                resolvers: setting.resolvers.clone(),
+            }
+        } else {
+            NetworkChoice::Loopback
+        },
         max_image_mib,
     })
 }
 
-fn network(setting: &SandboxSetting) -> NetworkChoice {
-    if !setting.network {
-        return NetworkChoice::Loopback;
-    }
-    let chosen: Vec<Ipv4Addr> = setting.resolvers.iter().filter_map(v4).collect();
-    if chosen.is_empty() {
-        NetworkChoice::default()
-    } else {
-        NetworkChoice::Outgoing { resolvers: chosen }
-    }
-}
-
-/// Workloads have no IPv6, so a resolver with such an address is of no use.
-fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    }
+fn name(text: &str) -> Result<Name, BackendError> {
+    text.parse()
+        .map_err(|error: IdError| BackendError::Permanent(error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Answers to the operator's questions, from the ledger and the wallet.
+//! Answers to the operator's questions, from the ledger.
 
 use std::sync::Arc;
 
@@ -16,15 +16,18 @@ use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
 use crate::wallet::Unit;
 
-/// The running provider, as the control socket sees it.
-pub struct Desk {
+/// Most leases in one answer.
+const MAX_LEASES: usize = 10_000;
+
+/// Answers from a running provider.
+pub struct ProviderQueries {
     ctx: Arc<Ctx>,
     relays: Relays,
     started_at: Timestamp,
 }
 
-impl Desk {
-    /// A desk for the provider that started now.
+impl ProviderQueries {
+    /// Answers from this provider, which starts now.
     pub fn new(ctx: Arc<Ctx>, relays: Relays) -> Self {
         let started_at = ctx.now();
         Self {
@@ -34,92 +37,79 @@ impl Desk {
         }
     }
 
+    /// All leases, open ones first, each group newest first.
     fn all(&self) -> Result<Vec<Lease>, String> {
         let read = self
             .ctx
             .ledger()
-            .read(|r| Ok((r.all(&LEASES)?, r.all(&ENDED)?)));
+            .read(|reader| Ok((reader.all(&LEASES)?, reader.all(&ENDED)?)));
         let (open, ended) = read.map_err(|error| error.to_string())?;
-        Ok(open
-            .into_iter()
-            .chain(ended)
-            .map(|(_, lease)| lease)
-            .collect())
+        let mut leases: Vec<Lease> = open.into_iter().chain(ended).map(|(_, l)| l).collect();
+        leases.sort_by_key(|lease| std::cmp::Reverse((!lease.has_ended(), lease.created_at)));
+        Ok(leases)
     }
 }
 
 #[async_trait]
-impl Queries for Desk {
+impl Queries for ProviderQueries {
     async fn leases(&self) -> Result<Vec<LeaseView>, String> {
-        let mut leases: Vec<_> = self
-            .all()?
-            .into_iter()
-            .filter(|lease| lease.sold_seconds > 0)
-            .collect();
-        leases.sort_by_key(|lease| std::cmp::Reverse(lease.created_at));
-        let view = |lease: &Lease| {
-            let mut status = describe(&self.ctx, lease);
-            status.refunds.clear();
-            let backend = self.ctx.parts.backend.name().clone();
-            LeaseView {
+        let mut leases = self.all()?;
+        leases.truncate(MAX_LEASES);
+        Ok(leases
+            .iter()
+            .map(|lease| LeaseView {
                 owner: lease.owner,
-                backend,
-                status,
-            }
-        };
-        Ok(leases.iter().map(view).collect())
+                backend: self.ctx.parts.backend.name().clone(),
+                status: describe(&self.ctx, lease),
+            })
+            .collect())
     }
 
     async fn offer(&self) -> Result<Offer, String> {
-        offer::current(&self.ctx)
-            .await
-            .map_err(|error| error.to_string())
+        let now = offer::current(&self.ctx).await;
+        now.map_err(|error| error.to_string())
     }
 
     async fn status(&self) -> Result<StatusView, String> {
-        let open = self
-            .ctx
-            .ledger()
-            .read(open_leases)
-            .map_err(|error| error.to_string())?;
-        let relays = self.relays.status();
+        let open = self.ctx.ledger().read(open_leases);
+        let (_, leases) = promised(&open.map_err(|error| error.to_string())?);
+        let relays = self.relays.status().into_iter().map(|relay| RelayView {
+            connected: relay.connected,
+            url: relay.url,
+        });
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             provider: self.ctx.parts.me,
             started_at: self.started_at,
             draining: false,
-            leases: promised(&open).1,
-            relays: relays
-                .into_iter()
-                .map(|relay| RelayView {
-                    url: relay.url,
-                    connected: relay.connected,
-                })
-                .collect(),
+            leases,
+            relays: relays.collect(),
         })
     }
 
     async fn money(&self) -> Result<MoneyView, String> {
         let balances = self.ctx.parts.wallet.balances().await;
         let balances = balances.map_err(|error| error.to_string())?;
+        let balances = balances
+            .into_iter()
+            .map(|((mint, unit), msat)| BalanceView {
+                mint: mint.0,
+                unit: match unit {
+                    Unit::Sat => "sat".to_owned(),
+                    Unit::Msat => "msat".to_owned(),
+                },
+                msat,
+            });
         let leases = self.all()?;
-        let now = self.ctx.now();
-        let sum = |of: &dyn Fn(&Lease) -> Option<Msat>| {
-            Msat::checked_sum(leases.iter().filter_map(of)).unwrap_or_default()
+        let sum = |part: fn(&Lease) -> Msat| {
+            Msat::checked_sum(leases.iter().map(part)).ok_or("the sum does not fit".to_owned())
         };
         Ok(MoneyView {
-            balances: balances
-                .into_iter()
-                .map(|((mint, unit), msat)| BalanceView {
-                    mint: mint.0,
-                    unit: if unit == Unit::Msat { "msat" } else { "sat" }.to_owned(),
-                    msat,
-                })
-                .collect(),
-            received_msat: sum(&|lease| lease.money.paid.checked_sub(lease.money.mint_fees)),
-            served_msat: sum(&|lease| lease.served(now)),
-            refunded_msat: sum(&|lease| Some(lease.money.refunded)),
+            balances: balances.collect(),
+            received_msat: sum(|l| l.money.paid.saturating_sub(l.money.mint_fees))?,
+            served_msat: sum(|l| l.money.served)?,
+            refunded_msat: sum(|l| l.money.refunded)?,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! demo and the tests make it in code.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,16 +59,16 @@ pub enum BackendSetting {
 pub struct SandboxSetting {
     /// Whether workloads reach the outside, where this host permits it.
     pub network: bool,
-    /// Name servers of workloads, at most 3; empty: those of the host that are
-    /// not on its loopback.
-    pub resolvers: Vec<IpAddr>,
+    /// Name servers of workloads, at most 3.
+    pub resolvers: Vec<Ipv4Addr>,
 }
 
 impl Default for SandboxSetting {
     fn default() -> Self {
         Self {
             network: true,
-            resolvers: Vec::new(),
+            // The host's own are often on its loopback, which tenants do not reach.
+            resolvers: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
         }
     }
 }

@@ -175,11 +175,94 @@ fn offer_shows_what_the_configuration_makes_of_this_host() {
     let (output, _dir) = with_config(&["offer", "--json"]);
     if !output.status.success() {
         let said = text(&output.stderr);
-        skip!("satletd_offer", "no backend on this host: {said}");
+        skip!("no backend on this host: {said}");
     }
     let offer = json(&output);
     assert_eq!(offer["whitelisted_mints"][0], "https://mint.example.org");
     assert_eq!(offer["satlet"]["gateway"]["host"], "box.example.org");
     assert_eq!(offer["satlet"]["dialects"][0], "satlet/1");
     assert!(text(&output.stderr).contains("does not run"));
+}
+
+/// A daemon that is ended when the test is.
+struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Asks until the answer is as wanted, for at most half a minute.
+fn poll(home: &Path, args: &[&str], good: impl Fn(&Output) -> bool) -> Output {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let output = satletd(home, args);
+        if good(&output) || std::time::Instant::now() > deadline {
+            return output;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_running_daemon_answers_and_ends_at_sigterm() {
+    let (dir, config) = configured();
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    // Nobody listens there: a relay and a mint that are down stop nothing.
+    value["relays"] = serde_json::json!(["ws://127.0.0.1:9"]);
+    value["mints"][0]["url"] = "http://127.0.0.1:9".into();
+    value["backend"]["kind"] = "fake".into();
+    std::fs::write(&config, value.to_string()).unwrap();
+    let path = config.to_str().unwrap();
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_satletd"))
+        .args(["run", "--config", path])
+        .env("SATLET_LOG", "debug")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon(child);
+
+    let asked = ["leases", "--json", "--config", path];
+    let output = poll(dir.path(), &asked, |output| output.status.success());
+    let said = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert_eq!(text(&output.stdout).trim(), "[]", "{output:?} {said}");
+
+    let output = satletd(dir.path(), &["offer", "--json", "--config", path]);
+    let offer = json(&output);
+    assert_eq!(offer["capabilities"][0], "fake");
+    let key = offer["satlet"]["gateway"]["host_key"].as_str().unwrap();
+    assert!(key.starts_with("ssh-ed25519 "), "{key}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+
+    // A second daemon on the same data is refused, and harms nothing.
+    let second = satletd(dir.path(), &["run", "--config", path]);
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    assert!(satletd(dir.path(), &asked).status.success());
+
+    let output = satletd(
+        dir.path(),
+        &["check", "--offline", "--json", "--config", path],
+    );
+    let findings = text(&output.stdout);
+    assert!(
+        findings.contains(&format!("process {}", daemon.0.id())),
+        "{findings}"
+    );
+
+    let pid = nix::unistd::Pid::from_raw(daemon.0.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = daemon.0.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(satletd(dir.path(), &asked).status.code(), Some(5));
+    let said = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let words = std::fs::read_to_string(dir.path().join("mnemonic")).unwrap();
+    assert!(
+        !said.contains("nsec1") && !said.contains(words.trim()),
+        "{said}"
+    );
 }

@@ -59,13 +59,9 @@ pub(super) fn check(
 
 async fn look(config: &Config, network: bool) -> Vec<Finding> {
     let settings = &config.settings;
-    let backend = backend::open(
-        &settings.backend,
-        &settings.data_dir,
-        settings.images.max_mib,
-    )
-    .await;
-    let facts = doctor::gather(settings, backend, now(), network).await;
+    let looked = backend::look(&settings.backend, &settings.data_dir).await;
+    let backend = looked.as_ref().map(|looked| looked.backend.clone());
+    let facts = doctor::gather(settings, backend.map_err(Clone::clone), now(), network).await;
     doctor::findings(settings, &facts)
 }
 

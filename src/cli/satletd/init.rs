@@ -217,13 +217,10 @@ pub(super) fn ask_all(
 /// a small host is taken for granted: `check` says what is missing.
 fn look(output: &mut Output<'_>, args: &InitArgs) -> anyhow::Result<Host> {
     let setting = BackendSetting::Sandbox(SandboxSetting::default());
-    let dir = tempfile::tempdir()?;
     let seen: Result<(Capabilities, Inventory), _> = runtime()?.block_on(async {
-        let backend = backend::open(&setting, dir.path(), 1024).await?;
-        Ok::<_, crate::compute::BackendError>((
-            backend.capabilities().clone(),
-            backend.inventory().await?,
-        ))
+        let looked = backend::look(&setting, &args.data_dir).await?;
+        let can = looked.backend.capabilities().clone();
+        Ok::<_, crate::compute::BackendError>((can, looked.backend.inventory().await?))
     });
     match seen {
         Ok((capabilities, inventory)) => Ok(Host::seen(&capabilities, &inventory)),

@@ -1,5 +1,7 @@
 //! `satletd offer`.
 
+use std::path::Path;
+
 use anyhow::Context;
 
 use super::output::{Output, clean, table};
@@ -8,10 +10,12 @@ use crate::config::units::{show_duration, show_mib};
 use crate::config::{Config, secrets};
 use crate::core::capacity::Resources;
 use crate::core::ids::PublicKey;
+use crate::gateway::HostKey;
 use crate::protocol::offer::{Extension, Offer, TierTerms};
 use crate::protocol::reply::MintTerms;
 use crate::provider::backend;
 use crate::provider::control::{Ask, ControlError, ask};
+use crate::provider::daemon::HOST_KEY;
 use crate::provider::offer::{OfferFacts, build};
 
 pub(super) fn offer(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
@@ -64,13 +68,10 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
     let keys = secrets::read(config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed"))?
         .keys;
-    let backend = backend::open(
-        &settings.backend,
-        &settings.data_dir,
-        settings.images.max_mib,
-    )
-    .await
-    .context("the backend cannot be opened")?;
+    let looked = backend::look(&settings.backend, &settings.data_dir)
+        .await
+        .context("the backend cannot be opened")?;
+    let backend = &looked.backend;
     let mints = settings.mints.iter().map(|mint| MintTerms {
         url: mint.url.clone(),
         units: vec!["sat".to_owned()],
@@ -80,13 +81,22 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
         provider: PublicKey::from_bytes(keys.public_key().to_bytes()),
         backend: backend.name().clone(),
         capabilities: backend.capabilities().clone(),
-        // The host key is made at the first start.
-        gateway: (settings.gateway.listen.port(), String::new()),
+        gateway: (settings.gateway.listen.port(), host_key(&settings.data_dir)),
         mints: mints.collect(),
         promised: (Resources::default(), 0),
         completed: 0,
     };
     Ok(build(settings, &facts))
+}
+
+/// The public half of the gateway's key; it is made at the first start, and
+/// nothing is made here.
+fn host_key(data_dir: &Path) -> String {
+    let path = data_dir.join(HOST_KEY);
+    if !path.exists() {
+        return String::new();
+    }
+    HostKey::load_or_create(&path).map_or_else(|_| String::new(), |key| key.openssh())
 }
 
 /// Settings that the published offer does not show as the file has them.

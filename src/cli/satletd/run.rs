@@ -1,7 +1,9 @@
 //! `satletd run`: configuration, logs, signals, the daemon, and a drain that
 //! a second signal cuts short.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,9 +15,12 @@ use crate::config::{Config, secrets};
 use crate::provider::backend;
 use crate::provider::control::Control;
 use crate::provider::daemon::{Provider, Setup};
-use crate::provider::queries::Desk;
+use crate::provider::queries::ProviderQueries;
 use crate::relay::session::RelayOptions;
 use crate::telemetry;
+
+/// How long the end may take after the first signal.
+const DRAIN: Duration = Duration::from_secs(45);
 
 pub(super) fn run(output: &mut Output<'_>, arg: &ConfigArg) -> anyhow::Result<Exit> {
     let config = match load(output, arg) {
@@ -64,16 +69,15 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     let secrets = secrets::read(&config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed since they were checked"))?;
     let settings = config.settings;
-    let backend = backend::open(
-        &settings.backend,
-        &settings.data_dir,
-        settings.images.max_mib,
-    )
-    .await?;
-    for note in &backend.capabilities().notes {
-        tracing::warn!("{note}");
-    }
-    let control = Control::bind(&settings.data_dir)?;
+    let data_dir = settings.data_dir.clone();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .with_context(|| data_dir.display().to_string())?;
+    let backend = backend::open(&settings)
+        .await
+        .context("the backend cannot be opened")?;
     let provider = Provider::start(Setup {
         settings,
         keys: secrets.keys,
@@ -82,13 +86,23 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         relays: RelayOptions::default(),
     })
     .await?;
-    tracing::info!(gateway = %provider.gateway().local_addr(), "satletd serves");
-    let desk = Desk::new(Arc::clone(provider.ctx()), provider.relays().clone());
+    // The ledger's lock is held now, so the socket is no living daemon's.
+    let control = Control::bind(&data_dir)?;
+    let queries = ProviderQueries::new(Arc::clone(provider.ctx()), provider.relays().clone());
+    tracing::info!(
+        provider = %provider.ctx().parts.me,
+        gateway = %provider.gateway().local_addr(),
+        "satletd runs"
+    );
     tokio::select! {
-        () = control.serve(Arc::new(desk)) => anyhow::bail!("the control socket ended"),
-        () = provider.gateway().stopped() => anyhow::bail!("the SSH gateway ended"),
+        () = control.serve(Arc::new(queries)) => {}
         () = shutdown.cancelled() => {}
     }
-    provider.shutdown().await;
+    if tokio::time::timeout(DRAIN, provider.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("not everything has ended in time; the next start finishes it");
+    }
     Ok(())
 }
