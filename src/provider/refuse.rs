@@ -16,7 +16,7 @@ pub(super) fn internal(error: &LedgerError) -> Refusal {
     WireError::new(
         Code::Internal,
         "the provider could not write this down",
-        "try again later with the same request id",
+        "try again later with a new request id",
     )
 }
 
@@ -57,7 +57,7 @@ pub(super) fn wallet(error: &WalletError, accepted: &[String]) -> Refusal {
             tracing::error!(%error, "the wallet failed");
             (
                 Code::Internal,
-                "try again later with the same request id".to_owned(),
+                "try again later with a new request id".to_owned(),
             )
         }
     };
@@ -84,6 +84,12 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             Code::ImageUnavailable,
             why.clone(),
             "choose another image or try again later; the token is still yours",
+        ),
+        Rejection::LeaseEnded => ended(),
+        Rejection::Late => WireError::new(
+            Code::RequestExpired,
+            "the provider was away too long and came to it too late",
+            "ask again with a new request id; the token is still yours",
         ),
         Rejection::Internal(_) => WireError::new(
             Code::Internal,
