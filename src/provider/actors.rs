@@ -125,11 +125,7 @@ impl Waits {
     /// When the next one of them is tried again.
     fn next(&self) -> Option<Instant> {
         let ahead = |until: &Instant| *until > Instant::now();
-        self.0
-            .values()
-            .map(|(until, _)| *until)
-            .filter(ahead)
-            .min()
+        self.0.values().map(|(until, _)| *until).filter(ahead).min()
     }
 }
 

@@ -413,12 +413,7 @@ fn stopped(lease: &Lease, now: Timestamp) -> StopAnswer {
 }
 
 /// Notices of what changed.
-fn notices(
-    ctx: &Ctx,
-    tx: &Tx,
-    news: &News<'_>,
-    told: &mut Told,
-) -> Result<(), LedgerError> {
+fn notices(ctx: &Ctx, tx: &Tx, news: &News<'_>, told: &mut Told) -> Result<(), LedgerError> {
     let (before, lease) = (news.before, news.lease);
     let say = |event, name: &str, message: &str, refund| {
         notify(ctx, tx, lease, event, name, message, refund)
@@ -429,7 +424,12 @@ fn notices(
         let message = format!("the lease ends in about {left} s; top it up to keep it");
         // A top-up and another warning of the same kind are another notice.
         let end = lease.expires_at.unwrap_or_default().as_secs();
-        say("expiring", &format!("expiring-{lead}-{end}"), &message, None)?;
+        say(
+            "expiring",
+            &format!("expiring-{lead}-{end}"),
+            &message,
+            None,
+        )?;
     }
     if before.phase != lease.phase {
         match lease.phase {

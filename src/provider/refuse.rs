@@ -1,5 +1,6 @@
 //! Every refusal, written once: code, sentence, what to do next.
 
+use crate::core::lease::{Lease, Phase};
 use crate::core::money::Msat;
 use crate::core::payment::Rejection;
 use crate::core::pricing::PriceError;
@@ -136,6 +137,27 @@ pub(super) fn not_found() -> Refusal {
         Code::NotFound,
         "you have no lease with this id here",
         "look at your leases with `satlet ls`",
+    )
+}
+
+/// The lease takes no top-up as it stands.
+pub(super) fn no_topup(lease: &Lease) -> Refusal {
+    if lease.phase != Phase::Reserved {
+        return ended();
+    }
+    WireError::new(
+        Code::NotFound,
+        "the lease is not paid yet",
+        "wait for the answer to its spawn; the token is still yours",
+    )
+}
+
+/// The lease is over, or its end is asked for already.
+pub(super) fn stopped() -> Refusal {
+    WireError::new(
+        Code::LeaseEnded,
+        "the lease has ended, or is being ended",
+        "a status of the lease tells what came back",
     )
 }
 

@@ -41,7 +41,8 @@ pub(super) async fn redeem(
         return learn(ctx, payment, Learnt::NotTaken(why)).await;
     }
     let payment = note(ctx, payment, Learnt::Unspent).await?;
-    let done = tokio::time::timeout(operation(ctx), wallet.redeem(payment.id, &payment.token)).await;
+    let done =
+        tokio::time::timeout(operation(ctx), wallet.redeem(payment.id, &payment.token)).await;
     let learnt = match done {
         Ok(Ok(Redeemed { net, fee })) => Learnt::Redeemed { net, fee },
         Ok(Err(WalletError::OutcomeUnknown(_))) | Err(_) => Learnt::Lost,
@@ -52,10 +53,7 @@ pub(super) async fn redeem(
 
 /// Finds out what became of a redemption. Past its deadline the request is told
 /// that it is pending, and finding out goes on.
-pub(super) async fn resolve(
-    ctx: &Arc<Ctx>,
-    mut payment: Payment,
-) -> Result<Taken, LedgerError> {
+pub(super) async fn resolve(ctx: &Arc<Ctx>, mut payment: Payment) -> Result<Taken, LedgerError> {
     if payment.state == PaymentState::Redeeming {
         payment = note(ctx, payment, Learnt::Lost).await?;
     }
