@@ -33,6 +33,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
+/// A request that was written longer ago is not begun: shorter than what upkeep
+/// remembers, so that one replayed late is never taken for a new one.
+const TOO_OLD: Duration = Duration::from_secs(6 * 24 * 3600);
+
 /// Takes messages from the inbox and hands each to a task of its own.
 pub struct Dispatcher {
     ctx: Arc<Ctx>,
@@ -360,6 +364,14 @@ async fn attempt(
         return Err(WireError::new(
             Code::RequestExpired,
             "the request's own deadline has passed",
+            "ask again with a new request id",
+        ));
+    }
+    // What is older may have been forgotten, and must not be done twice.
+    if message.written_at.plus(TOO_OLD) < ctx.now() {
+        return Err(WireError::new(
+            Code::RequestExpired,
+            "the request was written too long ago",
             "ask again with a new request id",
         ));
     }
