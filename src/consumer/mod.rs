@@ -1,2 +1,38 @@
-//! consumer
+//! The consumer's side of a lease: what the CLI, the demo and other front ends
+//! are made of. [`Client`] is the way in.
+//!
+//! The rule of this module: **what costs money is written down before it is
+//! sent, and asked for again with the same request id and body until its answer
+//! is there.** A token is always in one of these places: in a request that is
+//! still open (and asked for again), with the provider that took it (and owes a
+//! lease or a refund), back in our wallet, or back with the user who pasted it.
+//!
+//! * [`home`]: settings, keys; [`files`] writes whole or not at all.
+//! * [`records`]: requests, refunds, leases.
+//! * [`providers`]: from a name to an offer.
+//! * [`post`], [`relay_post`], `mailbox`: messages out and in.
+//! * `purse`: which mint pays, taking tokens back, receiving refunds.
+//! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
+//! * [`ssh`]: the built-in SSH client.
+
+pub mod client;
+pub mod error;
+pub mod files;
+pub mod home;
+mod mailbox;
+pub mod money;
+pub mod post;
+pub mod providers;
+pub mod purse;
+pub mod reads;
+pub mod records;
+pub mod relay_post;
+pub mod settle;
 pub mod ssh;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientOptions, Progress, quiet};
+pub use error::{ClientError, Kind};
+pub use money::{Pay, SpawnOptions, Spawned};

@@ -1,4 +1,235 @@
-//! Both sides of a lease, a relay and a mint in one process.
+//! Both sides of a lease, a relay and a mint in one process: `satlet demo` and
+//! what integration tests run against.
 
 pub mod mint;
 pub mod relay;
+mod report;
+mod scene;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use crate::consumer::client::Client;
+use crate::consumer::money::{Pay, SpawnOptions, Spawned, agree};
+use crate::consumer::providers::Provider;
+use crate::consumer::records::KnownLease;
+use crate::core::money::Msat;
+use crate::protocol::request::Wanted;
+use crate::wallet::Unit;
+use report::{Money, Report};
+use scene::Scene;
+
+/// What `satlet demo` was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct DemoArgs {
+    /// One JSON object a step on standard output.
+    pub json: bool,
+    /// What to run in the workload, for its shell.
+    pub run: Option<String>,
+    /// Leave everything up until Ctrl-C.
+    pub keep: bool,
+}
+
+/// What runs in the workload when nothing else is asked for.
+const DEFAULT_COMMAND: &str = "echo \"hello from $(id -un)@$(uname -n)\"";
+/// What the consumer's wallet is given, in sat.
+const FUNDS: u64 = 1_000;
+/// What the lease is bought for, in seconds.
+const BOUGHT: u64 = 600;
+/// What the top-up adds, in seconds.
+const TOPPED_UP: u64 = 300;
+/// How long the consumer looks for the offer.
+const FIND: Duration = Duration::from_secs(20);
+
+/// Runs the demo and gives the exit code.
+pub async fn run(args: DemoArgs) -> u8 {
+    let mut report = Report::new(args.json);
+    let walked = walk(&args, &mut report).await;
+    match walked {
+        Ok((output, money, code)) => report.end(&output, &money, code),
+        Err(error) => report.failed(&error),
+    }
+}
+
+async fn walk(args: &DemoArgs, report: &mut Report) -> anyhow::Result<(String, Money, i32)> {
+    let scene = Scene::set().await?;
+    for note in &scene.notes {
+        report.note(note);
+    }
+    report.step(
+        "start",
+        "a relay, a mint, a provider and a wallet are up",
+        json!({}),
+    );
+    let done = act(args, report, &scene).await;
+    scene.clear().await;
+    done
+}
+
+async fn act(
+    args: &DemoArgs,
+    report: &mut Report,
+    scene: &Scene,
+) -> anyhow::Result<(String, Money, i32)> {
+    let client = scene.client()?;
+    let session = client.wallet().await?;
+    let cdk = session.cdk().context("the wallet is not the home's own")?;
+    scene.mint.fund(cdk, FUNDS).await?;
+    report.step(
+        "fund",
+        &format!("{FUNDS} sat minted over fake Lightning"),
+        json!({}),
+    );
+
+    let provider = find(&client).await?;
+    let found = format!(
+        "found {} ({})",
+        provider.offer.hostname,
+        short(&provider.npub)
+    );
+    report.step("list", &found, json!({ "provider": provider.npub }));
+
+    let wanted = Wanted::default();
+    let quote = client
+        .quote(&provider, wanted.clone(), Some(BOUGHT), &|_| {})
+        .await?;
+    let price = format!(
+        "{} s of {} for {}",
+        quote.seconds, quote.tier, quote.price_msat
+    );
+    report.step("quote", &price, json!({ "price_msat": quote.price_msat }));
+
+    let given = session
+        .wallet()
+        .send(&scene.mint.url(), &Unit::Sat, quote.price_msat, true)
+        .await?;
+    report.step(
+        "pay",
+        &format!("a token of {}", given.face),
+        json!({ "face_msat": given.face }),
+    );
+
+    let options = SpawnOptions {
+        wanted,
+        pay: Pay::Token(given.token),
+        ..SpawnOptions::default()
+    };
+    let Spawned::Leased(leased) = client.spawn(&provider, options, &agree, &|_| {}).await? else {
+        bail!("the spawn was not answered");
+    };
+    let (lease, sold) = (leased.lease, leased.answer);
+    let text = format!(
+        "lease {} is up for {} s",
+        lease.status.lease, lease.status.remaining_seconds
+    );
+    report.step("spawn", &text, json!({ "lease": lease.status.lease }));
+
+    let command = args.run.as_deref().unwrap_or(DEFAULT_COMMAND);
+    let (output, code) = scene.exec(&lease, command).await?;
+    report.step(
+        "run",
+        output.trim_end(),
+        json!({ "output": output, "exit_code": code }),
+    );
+
+    let added = client
+        .topup(&lease, Pay::Seconds(TOPPED_UP), &agree, &|_| {})
+        .await?;
+    let text = format!("{} s more", added.added_seconds);
+    report.step(
+        "topup",
+        &text,
+        json!({ "added_seconds": added.added_seconds }),
+    );
+
+    let now = client.status(&lease, &|_| {}).await?;
+    let status = now.lease.status;
+    let text = format!("{}, {} s left", status.why, status.remaining_seconds);
+    report.step(
+        "status",
+        &text,
+        json!({ "remaining_seconds": status.remaining_seconds }),
+    );
+
+    if args.keep {
+        keep(report, scene, &lease).await?;
+    }
+    let stopped = client.stop(&lease, &|_| {}).await?;
+    let end = stopped.answer;
+    let text = format!("{} s served for {}", end.served_seconds, end.served_msat);
+    report.step(
+        "stop",
+        &text,
+        json!({ "served_seconds": end.served_seconds }),
+    );
+
+    let back = end
+        .refund
+        .as_ref()
+        .map_or(Msat::ZERO, |refund| refund.amount_msat);
+    let text = format!("{back} came back, {} of it in the wallet", stopped.received);
+    report.step("refund", &text, json!({ "refunded_msat": back }));
+
+    let fees = [sold.mint_fee_msat, added.mint_fee_msat, end.refund_fee_msat];
+    let money = Money {
+        paid: sum([sold.paid_msat, added.paid_msat])?,
+        mint_fees: sum(fees)?,
+        served: end.served_msat,
+        refunded: back,
+        credit: end.credit_msat,
+    };
+    Ok((output, money, code))
+}
+
+/// The provider, as soon as relays show its offer and a heartbeat.
+async fn find(client: &Client) -> anyhow::Result<Provider> {
+    let deadline = tokio::time::Instant::now() + FIND;
+    loop {
+        let online = client
+            .discover()
+            .await?
+            .into_iter()
+            .find(|provider| provider.online);
+        if let Some(provider) = online {
+            return Ok(provider);
+        }
+        if tokio::time::Instant::now() > deadline {
+            bail!("the provider's offer did not come up");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn keep(report: &Report, scene: &Scene, lease: &KnownLease) -> anyhow::Result<()> {
+    let me = std::env::current_exe().context("this program's own file")?;
+    report.keep(&commands(&me, scene.home(), lease));
+    tokio::signal::ctrl_c().await.context("Ctrl-C")?;
+    Ok(())
+}
+
+fn commands(me: &Path, home: &Path, lease: &KnownLease) -> Vec<String> {
+    let satlet = format!("{} --home {}", me.display(), home.display());
+    let id = &lease.status.lease;
+    [
+        "list".to_owned(),
+        "ls".to_owned(),
+        format!("ssh {id}"),
+        format!("exec {id} -- uname -a"),
+        format!("cp ./file {id}:/tmp/"),
+        format!("status {id}"),
+        format!("topup {id} --for 5m"),
+    ]
+    .map(|command| format!("{satlet} {command}"))
+    .to_vec()
+}
+
+fn short(npub: &str) -> &str {
+    npub.get(..16).unwrap_or(npub)
+}
+
+fn sum<const N: usize>(amounts: [Msat; N]) -> anyhow::Result<Msat> {
+    Msat::checked_sum(amounts).context("the amounts do not fit")
+}

@@ -1,36 +1,17 @@
 //! One connection, as the SSH library tells about it. Nothing here waits for a
 //! workload: while a callback runs, the whole connection stands still.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::PublicKey;
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::algorithms::{WINDOW, methods};
-use super::channel::Out;
-use super::connection::Connection;
-use super::host_key::openssh;
-use super::input::Input;
-use super::server::Shared;
-use super::{Door, forward, session};
-use crate::compute::{ExecCommand, ExecRequest, TtySize};
-
-/// Names longer than this are no lease's.
-const MAX_USER: usize = 64;
-
-/// How long the provider may take to say who may enter.
-const ASK: Duration = Duration::from_secs(5);
-
-/// Environment variables of one session, and bytes in each.
-const MAX_ENV: usize = 32;
-const MAX_ENV_BYTES: usize = 1024;
+use super::client::{Client, Open, term_name};
+use super::{forward, session};
+use crate::compute::ExecCommand;
 
 /// Window given to a client whose workload does not read: it goes on sending
 /// two bytes at a time, and each packet is a chance to open the window again.
@@ -39,206 +20,11 @@ const DRIP: u32 = 2;
 /// A dripping client waits this long between packets.
 const DRIP_PAUSE: Duration = Duration::from_millis(20);
 
-/// Signals that wait for a command to start.
-const SIGNALS: usize = 16;
-
-/// The callbacks of one connection.
-pub(super) struct Client {
-    shared: Arc<Shared>,
-    connection: Arc<Connection>,
-    door: Option<Door>,
-    /// For the log: the last name that was tried, and how many keys.
-    tried: (String, u32),
-    channels: HashMap<ChannelId, Open>,
-}
-
-/// A channel that the client has open.
-struct Open {
-    input: Arc<Input>,
-    cancel: DropGuard,
-    token: CancellationToken,
-    size: watch::Sender<Option<TtySize>>,
-    signals: mpsc::Sender<i32>,
-    /// Before its command is started.
-    waiting: Option<Waiting>,
-}
-
-struct Waiting {
-    out: Out,
-    size: watch::Receiver<Option<TtySize>>,
-    signals: mpsc::Receiver<i32>,
-    env: Vec<(String, String)>,
-}
-
-impl Client {
-    pub(super) fn new(shared: Arc<Shared>, connection: Arc<Connection>) -> Self {
-        Self {
-            shared,
-            connection,
-            door: None,
-            tried: (String::new(), 0),
-            channels: HashMap::new(),
-        }
-    }
-
-    /// Asks the provider. One path for every refusal.
-    async fn ask(&self, user: &str, key: &PublicKey) -> Option<Door> {
-        let user = if user.len() <= MAX_USER { user } else { "" };
-        let key = openssh(key);
-        let asking = self.shared.doors.open(user, &key);
-        tokio::time::timeout(ASK, asking).await.ok().flatten()
-    }
-
-    fn note_try(&mut self, user: &str) {
-        self.tried.0 = user.chars().take(MAX_USER).collect();
-        self.tried.1 = self.tried.1.saturating_add(1);
-    }
-
-    /// Makes room for one more channel, where there is any.
-    fn open(&mut self, channel: Channel<Msg>) -> Result<(ChannelId, Open), ChannelOpenFailure> {
-        self.channels.retain(|_, open| !open.token.is_cancelled());
-        if self.connection.ending.is_cancelled() || self.door.is_none() {
-            return Err(ChannelOpenFailure::AdministrativelyProhibited);
-        }
-        if self.channels.len() >= self.shared.limits.max_channels {
-            return Err(ChannelOpenFailure::ResourceShortage);
-        }
-        let id = channel.id();
-        // Without a reader the library never waits to hand over data; the
-        // callback below takes it.
-        let (_, half) = channel.split();
-        let out = Out::new(half, self.connection.clone());
-        let token = self.connection.ending.child_token();
-        let (size_in, size) = watch::channel(None);
-        let (signals_in, signals) = mpsc::channel(SIGNALS);
-        let open = Open {
-            input: Input::new(self.connection.meter.clone()),
-            cancel: token.clone().drop_guard(),
-            token,
-            size: size_in,
-            signals: signals_in,
-            waiting: Some(Waiting {
-                out,
-                size,
-                signals,
-                env: Vec::new(),
-            }),
-        };
-        Ok((id, open))
-    }
-
-    /// Starts a command on a session channel; `false` where that cannot be.
-    fn launch(&mut self, id: ChannelId, command: ExecCommand, ssh: &Session) -> bool {
-        let (Some(door), Some(open)) = (self.door.clone(), self.channels.get_mut(&id)) else {
-            return false;
-        };
-        if door.backend.exec().is_none() {
-            return false;
-        }
-        let Some(waiting) = open.waiting.take() else {
-            return false;
-        };
-        let tty = *waiting.size.borrow();
-        let task = session::Task {
-            door,
-            request: ExecRequest {
-                command,
-                env: waiting.env,
-                tty,
-            },
-            input: open.input.clone(),
-            out: waiting.out,
-            size: waiting.size,
-            signals: waiting.signals,
-            ssh: ssh.handle(),
-            connection: self.connection.clone(),
-            cancel: open.token.clone(),
-        };
-        let token = open.token.clone();
-        self.run(id, token, task.run(), ssh);
-        true
-    }
-
-    /// Runs a channel's task. A panic in it closes this channel and no more.
-    fn run(
-        &self,
-        id: ChannelId,
-        token: CancellationToken,
-        task: impl Future<Output = ()> + Send + 'static,
-        ssh: &Session,
-    ) {
-        let ssh = ssh.handle();
-        let task = tokio::spawn(task);
-        let lease = self.connection.lease().cloned();
-        self.connection.channels.spawn(async move {
-            if task.await.is_err() {
-                tracing::error!(?lease, "a channel of the gateway panicked");
-                let _ = ssh.close(id).await;
-            }
-            token.cancel();
-        });
-    }
-
-    fn set_size(&self, id: ChannelId, cols: u32, rows: u32) -> bool {
-        let Some(open) = self.channels.get(&id) else {
-            return false;
-        };
-        open.size.send_replace(Some(tty_size(cols, rows)));
-        true
-    }
-
-    fn set_env(&mut self, id: ChannelId, name: &str, value: &str) -> bool {
-        let Some(waiting) = self.channels.get_mut(&id).and_then(|c| c.waiting.as_mut()) else {
-            return false;
-        };
-        let fits = waiting.env.len() < MAX_ENV && value.len() <= MAX_ENV_BYTES;
-        if !fits || !env_allowed(name) || value.contains('\0') {
-            return false;
-        }
-        waiting.env.retain(|(known, _)| known != name);
-        waiting.env.push((name.to_owned(), value.to_owned()));
-        true
-    }
-
-    fn is_waiting(&self, id: ChannelId) -> bool {
-        self.channels.get(&id).is_some_and(|c| c.waiting.is_some())
-    }
-}
-
 fn answer(session: &mut Session, channel: ChannelId, yes: bool) -> Result<(), russh::Error> {
     if yes {
         session.channel_success(channel)
     } else {
         session.channel_failure(channel)
-    }
-}
-
-/// Variables that say how to show things, and nothing that changes what runs.
-fn env_allowed(name: &str) -> bool {
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
-    matches!(name, "LANG" | "TERM" | "COLORTERM")
-        || (name.len() <= MAX_USER && name.strip_prefix("LC_").is_some_and(plain))
-}
-
-fn tty_size(cols: u32, rows: u32) -> TtySize {
-    // Clients that do not know say 0.
-    let within = |n: u32, unknown: u16| match n {
-        0 => unknown,
-        n => u16::try_from(n).unwrap_or(u16::MAX),
-    };
-    TtySize {
-        cols: within(cols, 80),
-        rows: within(rows, 24),
-    }
-}
-
-/// A terminal's name as terminfo has them, else a plain one.
-fn term_name(term: &str) -> &str {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.+".contains(&b);
-    if !term.is_empty() && term.len() <= MAX_USER && term.bytes().all(plain) {
-        term
-    } else {
-        "dumb"
     }
 }
 
@@ -492,25 +278,7 @@ impl Handler for Client {
         channel: ChannelId,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if let Some(open) = self.channels.remove(&channel) {
-            drop(open.cancel);
-        }
+        self.channels.remove(&channel);
         Ok(())
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let peer = self.connection.peer;
-        if let Some(lease) = self.connection.lease() {
-            let why = self.connection.reason();
-            let why = why.map_or_else(|| "closed by the client".to_owned(), ToString::to_string);
-            tracing::info!(%lease, %peer, why, "logout");
-        } else {
-            match &self.tried {
-                (_, 0) => tracing::debug!(%peer, "left without a key"),
-                (user, keys) => tracing::info!(?user, %peer, keys, "refused"),
-            }
-        }
     }
 }

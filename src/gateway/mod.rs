@@ -5,6 +5,7 @@
 
 mod algorithms;
 mod channel;
+mod client;
 mod connection;
 mod forward;
 mod handler;

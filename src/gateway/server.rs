@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::client::Client;
 use super::connection::{Connection, EndReason};
-use super::handler::Client;
 use super::limits::{Gate, Place};
 use super::stream::Cuttable;
 use super::{Doors, GatewayError, GatewayLimits, HostKey, algorithms};

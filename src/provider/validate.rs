@@ -174,6 +174,12 @@ fn ssh_key(text: &str) -> Result<String, Refusal> {
     }
     let mut key = ssh_key::PublicKey::from_openssh(text)
         .map_err(|error| bad_key(&format!("an SSH key cannot be read: {error}")))?;
+    if matches!(
+        key.algorithm(),
+        ssh_key::Algorithm::Rsa { .. } | ssh_key::Algorithm::Dsa
+    ) {
+        return Err(bad_key("RSA and DSA keys are not accepted by the gateway"));
+    }
     key.set_comment("");
     key.to_openssh()
         .map(|text| text.trim().to_owned())
@@ -184,7 +190,7 @@ fn bad_key(why: &str) -> Refusal {
     WireError::new(
         Code::BadSshKey,
         why,
-        "send 1 to 16 public keys as they stand in a .pub file, such as `ssh-ed25519 AAAA…`",
+        "send 1 to 16 Ed25519 or ECDSA public keys as they stand in a .pub file; `ssh-keygen -t ed25519` makes one",
     )
 }
 

@@ -21,8 +21,7 @@ const PAY_ID: &str = "pay_id";
 
 pub(super) type Store = Arc<dyn WalletDatabase<database::Error> + Send + Sync>;
 
-/// One (mint, unit).
-#[derive(Debug)]
+/// One (mint, unit). Not `Debug` by derivation: cdk's wallet shows its seed.
 pub(super) struct Account {
     pub(super) mint: MintUrl,
     pub(super) unit: Unit,
@@ -37,6 +36,15 @@ pub(super) struct Account {
     pub(super) seed: super::recovery::Seed,
     /// Which mint each keyset id belongs to, over all mints of this wallet.
     pub(super) keysets: super::keysets::Owners,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account")
+            .field("mint", &self.mint)
+            .field("unit", &self.unit)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the wallet knows of an earlier redemption of some proofs.
@@ -383,7 +391,7 @@ impl Account {
 /// Ys as points.
 pub(super) fn points(ys: &[String]) -> Result<Vec<PublicKey>, WalletError> {
     ys.iter()
-        .map(|y| PublicKey::from_hex(y))
+        .map(PublicKey::from_hex)
         .collect::<Result<_, _>>()
         .map_err(|_| WalletError::Malformed("a Y is not a point".to_owned()))
 }

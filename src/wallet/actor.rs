@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 /// Operations that wait for their turn; more are turned away.
 const QUEUE: usize = 64;
@@ -41,12 +42,12 @@ impl<A> Clone for Actor<A> {
 }
 
 impl<A: Send + Sync + 'static> Actor<A> {
-    /// Starts the task. Needs a tokio runtime.
-    pub(super) fn start(account: A) -> Self {
+    /// Starts the task. Needs a tokio runtime. The handle ends with the task.
+    pub(super) fn start(account: A) -> (Self, JoinHandle<()>) {
         let account = Arc::new(account);
         let (jobs, mut queue) = mpsc::channel::<Job<A>>(QUEUE);
         let worker = Arc::clone(&account);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             while let Some(job) = queue.recv().await {
                 // A task of its own, so that a panic in there ends that job only.
                 if tokio::spawn(job(Arc::clone(&worker))).await.is_err() {
@@ -54,7 +55,7 @@ impl<A: Send + Sync + 'static> Actor<A> {
                 }
             }
         });
-        Self { account, jobs }
+        (Self { account, jobs }, task)
     }
 
     /// What the task works on, for questions that change nothing.

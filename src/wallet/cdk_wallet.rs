@@ -9,17 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cdk::amount::SplitTarget;
-use cdk::nuts::{CurrencyUnit, PaymentMethod, State};
+use cdk::nuts::{CurrencyUnit, State};
 use cdk::wallet::{MintConnector, RateLimitConfig, RateLimiterManager, WalletBuilder};
 use cdk_common::rate_limit::RateLimitedTransport;
 use cdk_redb::WalletRedbDatabase;
 use futures::future::{BoxFuture, join_all};
+use tokio::task::JoinHandle;
 
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
-use super::errors::{self, maybe_sent, nothing_sent, store};
+use super::errors::{self, store};
 use super::keysets::Owners;
+pub use super::owner::{MintQuote, PendingSend};
 use super::recovery::Seed;
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
@@ -29,7 +30,6 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
-use crate::core::time::Timestamp;
 
 /// The wallet's file in its directory.
 const FILE: &str = "wallet.redb";
@@ -44,9 +44,6 @@ const ANY_MINT_PER_MINUTE: u32 = 50;
 /// An operation that changes the wallet is made of several requests and may
 /// wait for its turn: it is waited for this many times the timeout of one.
 const OPERATION_TIMEOUTS: u32 = 2;
-
-/// Proofs beyond this number are worth a swap into fewer.
-const MANY_PROOFS: usize = 32;
 
 /// A mint that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,52 +79,13 @@ impl std::fmt::Debug for WalletOptions {
     }
 }
 
-/// A Lightning invoice that becomes ecash when it is paid (NUT-04, NUT-23).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MintQuote {
-    /// The mint's name of the quote.
-    pub id: String,
-    /// The mint.
-    pub mint: MintUrl,
-    /// Unit of the ecash.
-    pub unit: Unit,
-    /// The invoice to pay.
-    pub bolt11: String,
-    /// When the invoice expires; `None`: the mint did not say.
-    pub expires_at: Option<Timestamp>,
-}
+pub(super) type Actor = actor::Actor<Account>;
 
-/// A token that was made and is not known to be redeemed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PendingSend {
-    /// The token. Money: never logged.
-    pub token: String,
-    /// Its mint.
-    pub mint: MintUrl,
-    /// Its unit.
-    pub unit: Unit,
-    /// Sum of its proofs.
-    pub face: Msat,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
-impl std::fmt::Debug for PendingSend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PendingSend")
-            .field("mint", &self.mint)
-            .field("face", &self.face)
-            .finish_non_exhaustive()
-    }
-}
-
-type Actor = actor::Actor<Account>;
-
-type Actors = BTreeMap<(MintUrl, Unit), Actor>;
+pub(super) type Actors = BTreeMap<(MintUrl, Unit), Actor>;
 
 /// Ecash at several mints, in one file. Open it inside a tokio runtime. Once
-/// dropped, it ends what it had begun and then closes its file.
-#[derive(Debug)]
+/// dropped, it ends what it had begun and then closes its file;
+/// [`close`](Self::close) waits for that.
 pub struct CdkWallet {
     store: Store,
     seed: Seed,
@@ -137,6 +95,15 @@ pub struct CdkWallet {
     listed: BTreeMap<MintUrl, u32>,
     keysets: Owners,
     actors: Mutex<Actors>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for CdkWallet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CdkWallet")
+            .field("listed", &self.listed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CdkWallet {
@@ -169,9 +136,19 @@ impl CdkWallet {
             listed,
             keysets: Owners::default(),
             actors: Mutex::default(),
+            tasks: Mutex::default(),
         };
         wallet.start_known().await?;
         Ok(wallet)
+    }
+
+    /// Ends what was begun, at most as long as an operation may take, and closes
+    /// the file.
+    pub async fn close(self) {
+        let wait = self.timeout.saturating_mul(OPERATION_TIMEOUTS);
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self);
+        let _ = tokio::time::timeout(wait, join_all(tasks)).await;
     }
 
     /// Starts the actors of listed mints, and of those that an earlier run used:
@@ -201,7 +178,7 @@ impl CdkWallet {
         Ok(())
     }
 
-    fn actors(&self) -> MutexGuard<'_, Actors> {
+    pub(super) fn actors(&self) -> MutexGuard<'_, Actors> {
         self.actors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -217,13 +194,16 @@ impl CdkWallet {
             Unit::Msat => Unit::Sat,
         };
         let sibling = actors.get(&(mint.clone(), other)).map(Actor::account);
-        let actor = Actor::start(self.account(mint, unit, sibling)?);
+        let (actor, task) = Actor::start(self.account(mint, unit, sibling)?);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
         actors.insert(key, actor.clone());
         Ok(actor)
     }
 
-    /// The two units of a mint share its pacing, its connections, the count of
-    /// what was sent... all but the operations.
+    /// The two units of a mint share its pacing and what is known of its keysets.
     fn account(
         &self,
         mint: &MintUrl,
@@ -288,13 +268,13 @@ impl CdkWallet {
         }
     }
 
-    fn at(&self, mint: &MintUrl, unit: &Unit) -> Result<Actor, WalletError> {
+    pub(super) fn at(&self, mint: &MintUrl, unit: &Unit) -> Result<Actor, WalletError> {
         let mint = token::normalise(&mint.0)?;
         self.accepted(&mint)?;
         self.start(&mint, unit)
     }
 
-    fn read(&self, text: &str) -> Result<(Read, Actor), WalletError> {
+    pub(super) fn read(&self, text: &str) -> Result<(Read, Actor), WalletError> {
         let read = token::read(text)?;
         self.accepted(&read.info.mint)?;
         let actor = self.start(&read.info.mint, &read.info.unit)?;
@@ -302,7 +282,7 @@ impl CdkWallet {
     }
 
     /// A question that changes nothing: beside the actor, in limited time.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         question: impl Future<Output = Result<T, WalletError>>,
     ) -> Result<T, WalletError> {
@@ -313,7 +293,7 @@ impl CdkWallet {
     }
 
     /// An operation in its turn. It is not cut off when the time is up.
-    async fn order<T, F>(&self, actor: &Actor, op: F) -> Result<T, WalletError>
+    pub(super) async fn order<T, F>(&self, actor: &Actor, op: F) -> Result<T, WalletError>
     where
         T: Send + 'static,
         F: FnOnce(Arc<Account>) -> BoxFuture<'static, Result<T, WalletError>> + Send + 'static,
@@ -326,175 +306,6 @@ impl CdkWallet {
             )),
             Err(Lost::Begun) => Err(WalletError::OutcomeUnknown("no answer in time".to_owned())),
         }
-    }
-
-    /// Asks the mint for an invoice over `amount`.
-    ///
-    /// # Errors
-    /// `MintNotAccepted`, `MintDown`, `Refused`, `TooSmall` (not whole pieces of
-    /// the unit), `Store`. `OutcomeUnknown`: there may be an invoice that nobody
-    /// knows; harmless.
-    pub async fn mint_quote(
-        &self,
-        mint: &MintUrl,
-        unit: &Unit,
-        amount: Msat,
-    ) -> Result<MintQuote, WalletError> {
-        let pieces = token::whole_units(unit, amount).ok_or(WalletError::TooSmall)?;
-        let actor = self.at(mint, unit)?;
-        self.order(&actor, move |account| {
-            Box::pin(async move {
-                account.issues().await?;
-                let quote = account
-                    .wallet
-                    .mint_quote(PaymentMethod::BOLT11, Some(pieces.into()), None, None)
-                    .await
-                    .map_err(|error| nothing_sent(&error))?;
-                Ok(MintQuote {
-                    id: quote.id,
-                    mint: account.mint.clone(),
-                    unit: account.unit.clone(),
-                    bolt11: quote.request,
-                    expires_at: (quote.expiry > 0).then(|| Timestamp::from_secs(quote.expiry)),
-                })
-            })
-        })
-        .await
-    }
-
-    /// Asks whether the quote's invoice is paid, and if so makes the ecash.
-    /// `None`: not paid yet. Safe to call again at any time.
-    ///
-    /// # Errors
-    /// As [`mint_quote`](Self::mint_quote); `Refused` for an unknown quote.
-    /// `OutcomeUnknown`: `recover` finishes it.
-    pub async fn mint_check(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
-        let actor = self.at(&quote.mint, &quote.unit)?;
-        let id = quote.id.clone();
-        self.order(&actor, move |account| {
-            Box::pin(async move {
-                let state = account
-                    .wallet
-                    .check_mint_quote_status(&id)
-                    .await
-                    .map_err(|error| nothing_sent(&error))?;
-                if u64::from(state.amount_mintable()) == 0 {
-                    let issued = account.msat(state.amount_issued)?;
-                    return Ok((!issued.is_zero()).then_some(issued));
-                }
-                let proofs = account
-                    .wallet
-                    .mint(&id, SplitTarget::default(), None)
-                    .await
-                    .map_err(|error| maybe_sent(&error))?;
-                let amount = cdk::nuts::ProofsMethods::total_amount(&proofs).map_err(store)?;
-                account.msat(amount).map(Some)
-            })
-        })
-        .await
-    }
-
-    /// Waits until the invoice is paid, at most `timeout`, and makes the ecash.
-    ///
-    /// # Errors
-    /// As [`mint_check`](Self::mint_check); `MintDown` when the time is up and
-    /// nothing was paid.
-    pub async fn mint_wait(
-        &self,
-        quote: &MintQuote,
-        timeout: Duration,
-    ) -> Result<Msat, WalletError> {
-        // A mint need not be able to notify (NUT-17), so it is asked, ever more seldom.
-        const FIRST: Duration = Duration::from_millis(50);
-        const LAST: Duration = Duration::from_secs(5);
-        let paid = async {
-            let mut pause = FIRST;
-            loop {
-                if let Some(amount) = self.mint_check(quote).await? {
-                    return Ok(amount);
-                }
-                tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2).min(LAST);
-            }
-        };
-        match tokio::time::timeout(timeout, paid).await {
-            Ok(result) => result,
-            Err(_) => Err(WalletError::MintDown("the invoice is not paid".to_owned())),
-        }
-    }
-
-    /// Takes a token in, for a consumer who was given one: asks, then redeems.
-    ///
-    /// # Errors
-    /// As [`redeem`](Wallet::redeem); `Refused` while its proofs are in
-    /// somebody's unfinished operation.
-    pub async fn receive(&self, token: &str) -> Result<Redeemed, WalletError> {
-        let info = self.inspect(token)?;
-        match self.check(token).await? {
-            ProofsState::Unspent => self.redeem(info.payment, token).await,
-            ProofsState::Spent => Err(WalletError::Spent),
-            ProofsState::Pending => Err(WalletError::Refused(
-                "the token is in an unfinished operation".to_owned(),
-            )),
-        }
-    }
-
-    /// Takes a token back that this wallet made, if nobody has redeemed it.
-    /// Gives what came back, less the mint's fee.
-    ///
-    /// # Errors
-    /// As `inspect`; `Spent`; `Refused` for a token that is not pending here;
-    /// `MintDown`; `OutcomeUnknown` (`recover` finishes it).
-    pub async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
-        let (read, actor) = self.read(token)?;
-        self.order(&actor, move |account| {
-            Box::pin(async move { account.reclaim(&read).await })
-        })
-        .await
-    }
-
-    /// Tokens that this wallet made and that are not known to be redeemed;
-    /// `recover` asks the mints about them.
-    ///
-    /// # Errors
-    /// `Store`.
-    pub async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {
-        let actors: Vec<Actor> = self.actors().values().cloned().collect();
-        let mut pending = Vec::new();
-        for actor in actors {
-            pending.extend(actor.account().pending_sends().await?);
-        }
-        Ok(pending)
-    }
-
-    /// Reads what this seed owns at `mint` from the mint (NUT-09, NUT-13), after
-    /// a loss of the wallet's file. Gives what can be spent of it.
-    ///
-    /// # Errors
-    /// `MintNotAccepted`, `MintDown`, `Refused`, `Store`.
-    pub async fn restore(&self, mint: &MintUrl) -> Result<Msat, WalletError> {
-        let mut total = Msat::ZERO;
-        let facts = self.facts(mint).await?;
-        for unit in &facts.units {
-            let actor = self.at(mint, unit)?;
-            let had = self.order(&actor, |account| {
-                Box::pin(async move { account.restore().await })
-            });
-            total = total.checked_add(had.await?).unwrap_or(total);
-        }
-        Ok(total)
-    }
-
-    /// Swaps many small proofs into few, where there are more than 32 in a unit.
-    ///
-    /// # Errors
-    /// As [`send`](Wallet::send).
-    pub async fn consolidate(&self, mint: &MintUrl, unit: &Unit) -> Result<(), WalletError> {
-        let actor = self.at(mint, unit)?;
-        self.order(&actor, |account| {
-            Box::pin(async move { account.consolidate(MANY_PROOFS).await })
-        })
-        .await
     }
 }
 

@@ -13,6 +13,7 @@ mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 mod keysets;
+mod owner;
 mod recovery;
 mod resync;
 pub mod seed;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 
-pub use token::{MAX_PROOFS, normalise};
+pub use token::{MAX_PROOFS, normalise, read_info};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

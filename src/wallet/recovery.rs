@@ -14,8 +14,8 @@ use cdk_common::wallet::{
 };
 
 use super::account::{Account, Trace, overlap, points, ys_of};
-use super::cdk_wallet::PendingSend;
 use super::errors::{nothing_sent, store};
+use super::owner::PendingSend;
 use super::token::Read;
 use super::{ProofsState, Recovery, Redeemed, RedemptionState, WalletError};
 use crate::core::money::Msat;
@@ -34,11 +34,20 @@ impl Account {
     /// Brings the unfinished operations of this account to an end.
     pub(super) async fn recover(&self) -> Result<Recovery, WalletError> {
         let mut found = self.settle().await?;
+        let unissued = self.wallet.get_unissued_mint_quotes().await;
+        if unissued.map_err(store)?.is_empty() {
+            return self.melts(found).await;
+        }
         match self.wallet.mint_unissued_quotes().await {
             Ok(amount) if u64::from(amount) > 0 => found.recovered += 1,
             Ok(_) => {}
             Err(_) => found.unfinished += 1,
         }
+        self.melts(found).await
+    }
+
+    /// Ends Lightning payments that were begun.
+    async fn melts(&self, mut found: Recovery) -> Result<Recovery, WalletError> {
         if self.wallet.finalize_pending_melts().await.is_err() {
             found.unfinished += 1;
         }

@@ -161,7 +161,7 @@ fn a_mint_has_one_name() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_does_not_stop_the_operation() {
-    let actor = Actor::start(AtomicU32::new(0));
+    let (actor, _task) = Actor::start(AtomicU32::new(0));
     let finish = Arc::new(Notify::new());
     let wait = Arc::clone(&finish);
     let lost = actor
@@ -193,7 +193,7 @@ async fn a_caller_who_leaves_does_not_stop_the_operation() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_ends_one_operation_only() {
-    let actor = Actor::start(());
+    let (actor, _task) = Actor::start(());
     let lost = actor
         .run::<(), _>(Duration::from_secs(1), |_: Arc<()>| {
             Box::pin(async { std::panic::resume_unwind(Box::new("as asked")) })
@@ -224,6 +224,48 @@ async fn the_fake_loses_an_answer_after_taking_the_money() {
         Some(&done.net)
     );
     assert_eq!(mint.redeem_calls(payment), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_ends_after_what_it_had_begun() {
+    let (actor, task) = Actor::start(AtomicU32::new(0));
+    let count = Arc::clone(actor.account());
+    let lost = actor
+        .run(Duration::from_secs(1), |count: Arc<AtomicU32>| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                count.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+        .await;
+    assert_eq!(lost, Err(Lost::Begun));
+    drop(actor);
+    task.await.unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_token_is_an_error(cut in 0usize..400, place in 0usize..400, letter in "[ -~]") {
+        let good = v3("sat", &["a", "b"]);
+        let mut bad: String = good.chars().take(cut).collect();
+        proptest::prop_assert!(token::read(&bad).is_err() || cut >= good.len());
+        if place < good.len() {
+            bad = good.clone();
+            bad.replace_range(place..=place, &letter);
+            // Some changes leave a token; none may end the program.
+            let _ = token::read(&bad);
+        }
+    }
+
+    #[test]
+    fn any_text_is_an_error(text in ".*") {
+        proptest::prop_assert!(token::read(&text).is_err());
+        for start in ["cashuA", "cashuB"] {
+            let text = format!("{start}{text}");
+            proptest::prop_assert!(token::read(&text).is_err());
+        }
+    }
 }
 
 #[test]

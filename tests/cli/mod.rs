@@ -1,3 +1,5 @@
 //! The binaries, run as people run them.
 
+mod enter;
+mod satlet;
 mod satletd;

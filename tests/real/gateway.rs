@@ -16,7 +16,7 @@ use satlet::gateway::{GatewayLimits, HostKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::support::local_gateway::{Bench, LEASE, noise, until};
+use crate::support::local_gateway::{Bench, LEASE, make_key, noise, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -546,6 +546,63 @@ async fn the_end_of_a_lease_ends_its_sessions_with_a_line() {
     let output = tokio::time::timeout(LONG, found.wait_with_output()).await;
     assert!(err(&output.unwrap().unwrap()).contains("has ended"));
     until("no connection", || bench.gateway.connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_lease_cuts_a_client_that_does_not_move() {
+    let Some(bench) = bench(GatewayLimits::default()).await else {
+        return;
+    };
+    let seen = bench.backend.seen.clone();
+    let mut ssh = bench.ssh(&["yes"]);
+    let mut ssh = ssh.stdout(Stdio::null()).spawn().unwrap();
+    until("output", || seen.output.load(Ordering::SeqCst) > 0).await;
+    let pid = nix::unistd::Pid::from_raw(ssh.id().unwrap().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let mut before = 0;
+    // Until the sockets are full: two looks, half a second apart, see the same.
+    while before != seen.output.load(Ordering::SeqCst) {
+        before = seen.output.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    bench.gateway.close_lease(&LEASE.parse().unwrap());
+    until("end of yes", || seen.running.load(Ordering::SeqCst) == 0).await;
+    until("no connection", || bench.gateway.connections() == 0).await;
+    ssh.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_tries_too_many_keys_is_cut() {
+    let limits = GatewayLimits {
+        auth_attempts: 4,
+        ..GatewayLimits::default()
+    };
+    let Some(bench) = bench(limits).await else {
+        return;
+    };
+    let keys: Vec<String> = (0..4)
+        .map(|i| {
+            let path = bench.dir.path().join(format!("try{i}"));
+            make_key(&path);
+            format!("-oIdentityFile={}", path.display())
+        })
+        .collect();
+    let few: Vec<&str> = keys.iter().map(String::as_str).take(2).collect();
+    // Keys of the command line come first; the right one is the last.
+    let tried = |keys: &[&str]| {
+        let mut ssh = Command::new("ssh");
+        ssh.args(keys)
+            .args(bench.options("id"))
+            .arg(format!("{LEASE}@127.0.0.1"))
+            .arg("true")
+            .kill_on_drop(true);
+        finish(ssh)
+    };
+    assert!(tried(&few).await.status.success());
+    let all: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let cut = tried(&all).await;
+    assert_eq!(cut.status.code(), Some(255));
+    assert!(err(&cut).contains("Too many"), "{}", err(&cut));
 }
 
 #[tokio::test(flavor = "multi_thread")]

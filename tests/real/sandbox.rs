@@ -29,8 +29,19 @@ macro_rules! need_root {
 /// A state directory of its own, with everything in it removed at the end, on
 /// failure too.
 struct Bed {
+    // First, so that it goes before its directory does.
+    sandbox: Guard,
     dir: tempfile::TempDir,
-    sandbox: Sandbox,
+}
+
+/// A sandbox whose workloads are all destroyed at the end.
+struct Guard(Sandbox);
+
+impl std::ops::Deref for Guard {
+    type Target = Sandbox;
+    fn deref(&self) -> &Sandbox {
+        &self.0
+    }
 }
 
 fn config(root: &Path, network: NetworkChoice) -> SandboxConfig {
@@ -51,7 +62,10 @@ impl Bed {
     async fn with(network: NetworkChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::open(config(dir.path(), network)).await.unwrap();
-        Self { dir, sandbox }
+        Self {
+            dir,
+            sandbox: Guard(sandbox),
+        }
     }
 
     async fn create(&self, spec: &WorkloadSpec) -> Handle {
@@ -59,9 +73,9 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Guard {
     fn drop(&mut self) {
-        let sandbox = &self.sandbox;
+        let sandbox = &self.0;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,7 +85,7 @@ impl Drop for Bed {
                 runtime.block_on(async {
                     for owned in sandbox.list_owned().await.unwrap_or_default() {
                         if let Err(err) = sandbox.destroy(&owned.handle).await {
-                            eprintln!("left behind in {}: {err}", self.dir.path().display());
+                            eprintln!("left behind: {err}");
                         }
                     }
                 });
@@ -905,4 +919,270 @@ async fn loopback_is_all_there_is_without_a_way_out() {
     )
     .await;
     assert_eq!(out.stdout.trim(), "lo");
+}
+
+/// Runs one test of this file again in a process of its own, as `user`.
+fn again(test: &str, user: Option<&str>, root: &Path) -> std::process::Command {
+    let program = std::env::current_exe().unwrap();
+    let mut command = match user {
+        None => std::process::Command::new(program),
+        Some(user) => {
+            let mut command = std::process::Command::new("setpriv");
+            command
+                .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
+                .arg(program);
+            command
+        }
+    };
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env("SATLET_TEST_ROOT", root)
+        .env("HOME", root);
+    command
+}
+
+/// The body of a test that runs in a process of its own; `None` in the run
+/// that is not for it.
+fn given_root() -> Option<PathBuf> {
+    std::env::var_os("SATLET_TEST_ROOT").map(PathBuf::from)
+}
+
+#[tokio::test]
+async fn a_killed_daemon_leaves_the_workload_running() {
+    need_root!("a_killed_daemon_leaves_the_workload_running");
+    let bed = Bed::new().await;
+    let mut child = again(
+        "real::sandbox::a_daemon_for_another_test",
+        None,
+        bed.dir.path(),
+    )
+    .spawn()
+    .unwrap();
+    let mut handle = None;
+    until("the other daemon has made one", async || {
+        handle = bed.sandbox.list_owned().await.unwrap().into_iter().next();
+        match &handle {
+            Some(owned) => bed
+                .sandbox
+                .observe(&owned.handle)
+                .await
+                .unwrap()
+                .is_running(),
+            None => false,
+        }
+    })
+    .await;
+    let handle = handle.unwrap().handle;
+    let since = running_since(&bed.sandbox, &handle).await;
+    until("it prints", async || {
+        !bed.sandbox
+            .logs()
+            .unwrap()
+            .logs(&handle, 100)
+            .await
+            .unwrap()
+            .is_empty()
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let size = async || {
+        bed.sandbox
+            .logs()
+            .unwrap()
+            .logs(&handle, usize::MAX)
+            .await
+            .unwrap()
+            .len()
+    };
+    let before = size().await;
+    until("it prints on", async || size().await > before + 20).await;
+    assert_eq!(running_since(&bed.sandbox, &handle).await, since);
+    assert_eq!(run(&bed.sandbox, &handle, "echo in").await.stdout, "in\n");
+}
+
+trait Running {
+    fn is_running(&self) -> bool;
+}
+
+impl Running for Observed {
+    fn is_running(&self) -> bool {
+        matches!(self, Observed::Running { .. })
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_for_another_test() {
+    let Some(root) = given_root() else { return };
+    let sandbox = Sandbox::open(config(&root, NetworkChoice::Loopback))
+        .await
+        .unwrap();
+    let mut ticking = spec();
+    ticking.command = ["sh", "-c", "while :; do echo tick; sleep 0.02; done"]
+        .map(str::to_owned)
+        .to_vec();
+    sandbox.create(&key(), &ticking).await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn an_ordinary_user_can_run_it() {
+    if !is_root() {
+        rootless(tempfile::tempdir().unwrap().path()).await;
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    nix::unistd::chown(dir.path(), Some(1000.into()), Some(1000.into())).unwrap();
+    let out = again(
+        "real::sandbox::an_ordinary_user_for_another_test",
+        Some("1000"),
+        dir.path(),
+    )
+    .output()
+    .unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    eprintln!("{text}");
+    assert!(out.status.success());
+}
+
+#[tokio::test]
+async fn an_ordinary_user_for_another_test() {
+    let Some(root) = given_root() else { return };
+    rootless(&root).await;
+}
+
+/// An image with a command that says who and where it is.
+fn image_spec(dir: &Path) -> Option<WorkloadSpec> {
+    let image = crate::support::oci::OciImage::with_shell()?
+        .file(
+            "etc/passwd",
+            b"root:x:0:0::/root:/bin/sh\nworker:x:77:78::/work:/bin/sh\n",
+            0o644,
+        )
+        .file("data/file", b"of the image\n", 0o644)
+        .env(&["FROM=image", "COLOUR=red"])
+        .workdir("/made/here")
+        .user("worker")
+        .cmd(&["sh", "-c", "id -u; pwd; echo $FROM $COLOUR; sleep 1000"]);
+    let layout = dir.join("layout");
+    image.write_dir(&layout);
+    let mut spec = spec();
+    spec.image = Image::Layout(layout);
+    Some(spec)
+}
+
+async fn image_runs(sandbox: &Sandbox, spec: &WorkloadSpec) {
+    let handle = sandbox.create(&key(), spec).await.unwrap();
+    let logged = async || {
+        let log = sandbox.logs().unwrap().logs(&handle, 1000).await.unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    };
+    until("it has said it", async || {
+        logged().await.lines().count() >= 3
+    })
+    .await;
+    assert_eq!(logged().await, "77\n/made/here\nimage blue\n");
+    let out = run(
+        sandbox,
+        &handle,
+        "id -u; cat /data/file; echo mine > /data/file; ls -ln /data/file; ls -ld /usr/games; echo $FROM",
+    )
+    .await;
+    assert!(
+        out.stdout.starts_with("0\nof the image\n"),
+        "{}{}",
+        out.stdout,
+        out.stderr
+    );
+    assert!(
+        out.stdout.contains(" 0 0 ") || out.stdout.contains(" 0        0 "),
+        "owned by the tenant's root: {}",
+        out.stdout
+    );
+    assert!(out.stdout.ends_with("image\n"), "{}", out.stdout);
+    assert!(
+        out.stderr.contains("/usr/games"),
+        "the host's /usr is not there: {}",
+        out.stderr
+    );
+    sandbox
+        .stop(&handle, Duration::from_millis(300))
+        .await
+        .unwrap();
+    sandbox.start(&handle).await.unwrap();
+    assert_eq!(
+        run(sandbox, &handle, "cat /data/file").await.stdout,
+        "mine\n"
+    );
+    let other = sandbox.create(&key(), spec).await.unwrap();
+    assert_eq!(
+        run(sandbox, &other, "cat /data/file").await.stdout,
+        "of the image\n"
+    );
+}
+
+#[tokio::test]
+async fn an_image_runs_as_it_says_and_is_never_changed() {
+    need_root!("an_image_runs_as_it_says_and_is_never_changed");
+    let bed = Bed::new().await;
+    let Some(spec) = image_spec(bed.dir.path()) else {
+        eprintln!("SKIPPED an_image_runs_as_it_says_and_is_never_changed: no shell for an image");
+        return;
+    };
+    image_runs(&bed.sandbox, &spec).await;
+    assert!(bed.sandbox.prune_images().await.unwrap().is_empty());
+}
+
+async fn rootless(root: &Path) {
+    let sandbox = Sandbox::open(config(root, NetworkChoice::default()))
+        .await
+        .unwrap();
+    let sandbox = Guard(sandbox);
+    let can = sandbox.capabilities();
+    assert!(!can.outgoing_network);
+    assert!(!can.enforces.disk);
+    assert!(!can.notes.is_empty());
+    if let Err(err) = sandbox.probe().await {
+        eprintln!("SKIPPED an_ordinary_user_can_run_it: {err}");
+        return;
+    }
+    let mut with_command = spec();
+    with_command.command = ["sh", "-c", "echo up; sleep 1000"]
+        .map(str::to_owned)
+        .to_vec();
+    let handle = sandbox.create(&key(), &with_command).await.unwrap();
+    let since = running_since(&sandbox, &handle).await;
+    let out = run(
+        &sandbox,
+        &handle,
+        "id -u; echo kept > /home/file; cat /etc/shadow; ls /proc | grep -c '^[0-9]'; ip -o link | wc -l; umask 777; mkdir /home/shut; exit 4",
+    )
+    .await;
+    assert_eq!(out.stdout, "0\n6\n1\n", "{}", out.stderr);
+    assert_eq!(out.status, ExitStatus::Code(4));
+    let request = ExecRequest {
+        tty: Some(TtySize { cols: 80, rows: 24 }),
+        ..line("tty; stty size")
+    };
+    let session = sandbox
+        .exec()
+        .unwrap()
+        .exec(&handle, request)
+        .await
+        .unwrap();
+    assert_eq!(finish(session, b"").await.stdout, "/dev/pts/0\r\n24 80\r\n");
+    assert_eq!(running_since(&sandbox, &handle).await, since);
+    sandbox
+        .stop(&handle, Duration::from_millis(500))
+        .await
+        .unwrap();
+    assert!(!sandbox.observe(&handle).await.unwrap().is_running());
+    sandbox.start(&handle).await.unwrap();
+    assert_eq!(
+        run(&sandbox, &handle, "cat /home/file").await.stdout,
+        "kept\n"
+    );
+    sandbox.destroy(&handle).await.unwrap();
+    assert_eq!(sandbox.observe(&handle).await.unwrap(), Observed::Absent);
+    assert_eq!(std::fs::read_dir(root.join("leases")).unwrap().count(), 0);
 }

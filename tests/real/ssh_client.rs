@@ -11,11 +11,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use satlet::consumer::ssh::{
-    CopyPath, Forward, Input, SshClient, SshError, SshKey, Tty, copy, output,
+    CopyPath, Forward, Input, SshClient, SshError, SshKey, SshTarget, Tty, copy, output, run,
 };
 use satlet::gateway::{GatewayLimits, HostKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::local_backend::PANIC;
 use crate::support::local_gateway::{Bench, LEASE, noise, until};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -111,6 +112,84 @@ async fn a_terminal_is_resized() {
     }
 }
 
+/// Where [`on_this_terminal`] finds its gateway: port, host key, key file.
+const ASIDE: &str = "SATLET_TEST_GATEWAY";
+
+/// Not a test of its own: what [`a_person_at_a_terminal_has_a_shell`] runs in a
+/// process that has the terminal.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test"]
+async fn on_this_terminal() {
+    let Ok(aside) = std::env::var(ASIDE) else {
+        return;
+    };
+    let parts: Vec<&str> = aside.split('|').collect();
+    let target = SshTarget {
+        host: "127.0.0.1".to_owned(),
+        port: parts[0].parse().unwrap(),
+        user: LEASE.to_owned(),
+        host_key: parts[1].to_owned(),
+        key: SshKey::File(parts[2].into()),
+    };
+    let code = run(&target, None, true).await.unwrap();
+    std::process::exit(code);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_at_a_terminal_has_a_shell() {
+    let bench = bench().await;
+    let size = nix::pty::Winsize {
+        ws_row: 33,
+        ws_col: 99,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = nix::pty::openpty(Some(&size), None).unwrap();
+    let before = nix::sys::termios::tcgetattr(&pty.slave).unwrap();
+    let slave = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
+    let target = bench.target();
+    let key = bench.dir.path().join("id");
+    let aside = format!("{}|{}|{}", target.port, target.host_key, key.display());
+    let mut person = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "real::ssh_client::on_this_terminal"])
+        .args(["--ignored", "--nocapture"])
+        .env(ASIDE, aside)
+        .env("TERM", "vt220")
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut screen = tokio::fs::File::from_std(pty.master.try_clone().unwrap().into());
+    let mut typing = tokio::fs::File::from_std(pty.master.try_clone().unwrap().into());
+    let mut seen = String::new();
+    let script = [
+        ("$ ", "echo $TERM.$(stty size)\r"),
+        ("vt220.33 99", "while read x; do echo got-$x; done\rhello\r"),
+        // Raw: a control character is the business of the shell over there,
+        // not the end of this process.
+        ("got-hello", "\x03"),
+        ("$ ", "exit 6\r"),
+    ];
+    for (awaited, typed) in script {
+        seen.clear();
+        let mut buffer = [0; 4096];
+        while !seen.contains(awaited) {
+            let reading = tokio::time::timeout(LONG / 2, screen.read(&mut buffer)).await;
+            let read = reading.unwrap_or(Ok(0)).unwrap();
+            assert_ne!(read, 0, "no {awaited:?} in {seen:?}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        typing.write_all(typed.as_bytes()).await.unwrap();
+        typing.flush().await.unwrap();
+    }
+    let status = tokio::time::timeout(LONG, person.wait()).await.unwrap();
+    assert_eq!(status.unwrap().code(), Some(6), "{seen}");
+    let after = nix::sys::termios::tcgetattr(&pty.slave).unwrap();
+    assert_eq!(after.local_flags, before.local_flags, "still raw");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_ends_the_command() {
     let bench = bench().await;
@@ -127,6 +206,23 @@ async fn a_reader_that_goes_ends_the_command() {
     assert_eq!(code.unwrap(), 128 + 13);
     let seen = bench.backend.seen.clone();
     until("end of yes", || seen.running.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_session_is_the_end_of_that_session_alone() {
+    let bench = bench().await;
+    let client = SshClient::connect(&bench.target()).await.unwrap();
+    let ran = async |line: &str| {
+        let (input, mut out) = (Input::bytes(Vec::new()), Vec::new());
+        let running = client.exec(Some(line), None, input, &mut out, tokio::io::sink());
+        let code = tokio::time::timeout(LONG, running).await.unwrap();
+        (code, out)
+    };
+    let other = ran("read line; echo still here");
+    let (panicked, (code, out)) = tokio::join!(ran(PANIC), other);
+    assert!(panicked.0.is_err());
+    assert_eq!((code.unwrap(), &out[..]), (0, &b"still here\n"[..]));
+    assert_eq!(ran("exit 5").await.0.unwrap(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

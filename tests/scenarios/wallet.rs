@@ -458,7 +458,60 @@ async fn one_process_at_a_time_has_the_file() {
     let first = open(dir.path(), 1, url).await;
     let second = CdkWallet::open(options(dir.path(), 1, &[url])).await;
     assert!(matches!(second, Err(WalletError::Store(_))), "{second:?}");
-    drop(first);
+    first.close().await;
+    for _ in 0..3 {
+        open(dir.path(), 1, url).await.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_does_not_show_its_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), 77, &["https://mint.example"]);
+    assert!(!format!("{options:?}").contains("77, 77"));
+    let wallet = CdkWallet::open(options).await.unwrap();
+    assert!(!format!("{wallet:?}").contains("77, 77"));
+    let file = dir.path().join("wallet-77/wallet.redb");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(file).unwrap());
+    assert_eq!(mode & 0o077, 0, "proofs are bearer money");
+}
+
+/// The invoice is paid while the wallet is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ecash_that_was_paid_for_meanwhile_is_fetched() {
+    let stage = behind().await;
+    let wallet = stage.wallet(1).await;
+    let quote = wallet.mint_quote(&stage.url, &Unit::Sat, sat(21)).await;
+    assert!(quote.unwrap().bolt11.starts_with("lnbc"));
+    wallet.close().await;
+    let wallet = stage.wallet(1).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while wallet.recover().await.unwrap().recovered == 0 {
+        assert!(Instant::now() < deadline, "the invoice is never paid");
+    }
+    assert_eq!(total(&wallet).await, sat(21));
+    assert_eq!(wallet.recover().await.unwrap(), Recovery::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_proofs_become_few() {
+    let stage = behind().await;
+    let wallet = stage.wallet(1).await;
+    for _ in 0..20 {
+        let token = stage.token(4).await;
+        wallet.receive(&token).await.unwrap();
+    }
+    let before = total(&wallet).await;
+    assert_eq!(before, sat(60));
+    wallet.consolidate(&stage.url, &Unit::Sat).await.unwrap();
+    let after = total(&wallet).await;
+    assert!(before.checked_sub(after).unwrap() <= sat(5), "{after}");
+    let all = after.checked_sub(sat(2)).unwrap();
+    let sent = wallet
+        .send(&stage.url, &Unit::Sat, all, false)
+        .await
+        .unwrap();
+    assert!(sent.ys.len() < 20, "{} proofs", sent.ys.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,9 @@ use tokio::sync::{mpsc, oneshot};
 
 nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
 
+/// A command on which the backend panics.
+pub(crate) const PANIC: &str = "the backend panics";
+
 /// What the backend saw.
 #[derive(Default)]
 pub(crate) struct Seen {
@@ -272,6 +275,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
 #[async_trait]
 impl Exec for LocalBackend {
     async fn exec(&self, _: &Handle, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        assert_ne!(request.command, ExecCommand::Line(PANIC.to_owned()));
         Ok(match (&request.command, request.tty) {
             (ExecCommand::Sftp, _) => self.sftp(),
             (_, Some(size)) => self.with_terminal(&request, size),

@@ -95,7 +95,7 @@ impl Bench {
 }
 
 /// Writes a new private key and gives its public half.
-fn make_key(path: &Path) -> String {
+pub(crate) fn make_key(path: &Path) -> String {
     use std::os::unix::fs::PermissionsExt;
     let mut seed = [0; 32];
     rand::rng().fill_bytes(&mut seed);

@@ -57,8 +57,13 @@ impl Backend for Sandbox {
     }
 
     async fn create(&self, key: &WorkloadKey, spec: &WorkloadSpec) -> Result<Handle, BackendError> {
-        let image = self.prepared(&spec.image).await?;
-        let (meta, fresh) = self.ensure(key, spec, image.as_deref())?;
+        let (meta, fresh) = match self.meta(key)? {
+            Some(meta) => (meta, false),
+            None => {
+                let image = self.prepared(&spec.image).await?;
+                self.ensure(key, spec, image.as_deref())?
+            }
+        };
         match self.bring_up(&meta).await {
             Ok(_) => Ok(self.handle(&meta)),
             Err(err @ BackendError::OutcomeUnknown(_)) => Err(err),
@@ -84,12 +89,7 @@ impl Backend for Sandbox {
             let exit_code = store::read_exit(&dir).map_err(look)?;
             return Ok(Observed::Stopped { exit_code });
         };
-        let paused = match self.cgroup(key) {
-            Some(path) => cgroup::Cgroup::find(&path)
-                .and_then(|group| group.frozen())
-                .map_err(look)?,
-            None => false,
-        };
+        let paused = self.frozen(key)?;
         Ok(Observed::Running {
             started_at: Timestamp::from_secs(note.started_at),
             paused,
@@ -195,6 +195,15 @@ impl Sandbox {
         ))
     }
 
+    fn frozen(&self, key: &WorkloadKey) -> Result<bool, BackendError> {
+        match self.cgroup(key) {
+            Some(path) => cgroup::Cgroup::find(&path)
+                .and_then(|group| group.frozen())
+                .map_err(|err| BackendError::Retry(format!("looking at the workload: {err}"))),
+            None => Ok(false),
+        }
+    }
+
     fn set_frozen(&self, handle: &Handle, frozen: bool) -> Result<(), BackendError> {
         let key = self.key(handle)?;
         let (_, Some(_)) = self.running(key)? else {
@@ -232,8 +241,10 @@ impl Exec for Sandbox {
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
         let (meta, note) = self.target(handle)?;
-        let image = self.prepared(&meta.spec.image).await?;
-        let request = self.enter_request(&meta, note, image.as_deref(), request);
+        if self.frozen(&meta.labels.lease)? {
+            return Err(BackendError::Retry("the workload is paused".to_owned()));
+        }
+        let request = self.enter_request(&meta, note, request);
         let failed = |err| BackendError::Retry(format!("the sandbox helper: {err}"));
         let start = async {
             let request = Request::Enter(Box::new(request));

@@ -68,13 +68,15 @@ fn seal(path: &Path) -> io::Result<File> {
     Ok(copy)
 }
 
-/// A running helper. Dropping it kills the helper.
+/// A running helper. Dropping it kills the helper, and what it has started
+/// that is not a workload yet.
 #[derive(Debug)]
 pub(super) struct Helper {
     child: Child,
     stream: UnixStream,
     pending: Vec<u8>,
     fds: Vec<OwnedFd>,
+    kill: bool,
 }
 
 impl Helper {
@@ -93,7 +95,6 @@ impl Helper {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()?;
         let mut stream = UnixStream::from_std(ours)?;
         let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
@@ -104,6 +105,7 @@ impl Helper {
             stream,
             pending: Vec::new(),
             fds: Vec::new(),
+            kill: true,
         })
     }
 
@@ -143,10 +145,29 @@ impl Helper {
         self.stream.write_all(&line).await
     }
 
+    /// From now on dropping it only hangs up, and the helper sees to the rest.
+    pub(super) const fn let_go(&mut self) {
+        self.kill = false;
+    }
+
     /// Hangs up and waits for the helper's end, which it sees to itself.
     pub(super) async fn hang_up(mut self, limit: Duration) {
         let _ = self.stream.shutdown().await;
+        self.kill = true;
         let _ = tokio::time::timeout(limit, self.child.wait()).await;
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // None once it was waited for; until then its number is its own.
+        let group = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let (true, Some(group)) = (self.kill, group) {
+            let _ = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(group),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Init {
     pub(super) exit: RawFd,
     /// Where "it runs" or an error goes.
     pub(super) ready: RawFd,
+    /// A pipe that the helper holds open for as long as it lives.
+    pub(super) life: [RawFd; 2],
     /// The command; empty: none.
     pub(super) argv: Vec<String>,
     /// Its environment.
@@ -45,6 +47,8 @@ pub(super) struct Init {
     pub(super) cwd: String,
     /// Whom it runs as.
     pub(super) user: String,
+    /// Whether its own user may look at it (proc(5), "dumpable").
+    pub(super) open: bool,
     /// Score to give to tenant processes (proc_pid_oom_score_adj(5)).
     pub(super) oom_score: Option<i32>,
 }
@@ -63,12 +67,35 @@ impl Executor for Init {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         // Until it is started, it ends with the helper that makes it: a helper
         // that is killed leaves no half-made workload waiting for ever.
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-            .map_err(|err| ExecutorValidationError::ArgValidationError(err.to_string()))
+        let ready = || -> io::Result<()> {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            self.helper_lives()?;
+            // Without root, only a process that may be looked at can be joined
+            // by the user who runs it; its tenant may then look at it too, and
+            // finds its own log and exit code there.
+            nix::sys::prctl::set_dumpable(self.open)?;
+            Ok(())
+        };
+        ready().map_err(|err| ExecutorValidationError::ArgValidationError(err.to_string()))
     }
 }
 
 impl Init {
+    /// An error where the helper ended before it could be asked to take this
+    /// process with it: then the other ends of the pipe are all closed.
+    fn helper_lives(&self) -> io::Result<()> {
+        let [read, write] = self.life;
+        drop(sys::take_fd(write)?);
+        let read = sys::take_fd(read)?;
+        let mut fds = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, PollTimeout::ZERO)?;
+        let [fd] = fds;
+        if fd.any().unwrap_or(false) {
+            return Err(io::Error::other("the helper is gone"));
+        }
+        Ok(())
+    }
+
     fn run(&self) -> io::Result<i32> {
         nix::sys::prctl::set_pdeathsig(None)?;
         let mut fds = self.settle_fds()?;
@@ -179,6 +206,8 @@ impl Init {
             program.env.push(("HOME".to_owned(), user.home.clone()));
         }
         let cwd = if self.cwd.is_empty() { "/" } else { &self.cwd };
+        // An image may name one that it does not have.
+        let _ = std::fs::create_dir_all(cwd);
         launch::reset_signals()?;
         launch::become_tenant(&user)?;
         nix::unistd::chdir(cwd).map_err(|err| io::Error::other(format!("{cwd}: {err}")))?;

@@ -53,7 +53,7 @@ use crate::core::ids::Name;
 use client::Program;
 use facts::Facts;
 use image::{ImageLimits, ImageStore, PreparedImage};
-use store::{Instance, META_VERSION, Meta, Store};
+use store::{Instance, META_VERSION, Meta, MetaImage, Store};
 use wire::{
     DestroyRequest, EnterCommand, EnterRequest, ImageSource, NetPlan, Reply, Request, RunNote,
     RunRequest,
@@ -207,7 +207,8 @@ impl Sandbox {
         })
     }
 
-    fn run_request(&self, meta: &Meta, image: Option<&PreparedImage>) -> RunRequest {
+    fn run_request(&self, meta: &Meta) -> RunRequest {
+        let image = meta.image.as_ref();
         let key = &meta.labels.lease;
         let spec = &meta.spec;
         let net = self.net_plan(meta.slot);
@@ -296,9 +297,26 @@ impl Sandbox {
                 },
                 spec: spec.clone(),
                 slot,
-                image_digest: image.map(|image| image.digest.clone()),
+                image: image.map(|image| MetaImage {
+                    digest: image.digest.clone(),
+                    rootfs: image.rootfs.clone(),
+                    config: image.config.clone(),
+                }),
             })
         })
+    }
+
+    /// Removes unpacked images that no lease stands on and nobody waits for.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub async fn prune_images(&self) -> Result<Vec<String>, BackendError> {
+        let leases = self.books(Store::list)?;
+        let keep: Vec<_> = leases
+            .into_iter()
+            .filter_map(|meta| meta.image.map(|image| image.digest))
+            .collect();
+        self.images.prune(&keep).await
     }
 
     /// The image of a workload, ready; `None` for the host's own.
@@ -314,8 +332,7 @@ impl Sandbox {
 
     /// Brings a workload that is in the books to running.
     async fn bring_up(&self, meta: &Meta) -> Result<RunNote, BackendError> {
-        let image = self.prepared(&meta.spec.image).await?;
-        let request = Request::Run(Box::new(self.run_request(meta, image.as_deref())));
+        let request = Request::Run(Box::new(self.run_request(meta)));
         match client::call(&self.program, &request, MAKE).await? {
             (Reply::Running(note), _) => Ok(note),
             _ => Err(wrong_answer()),
@@ -350,10 +367,11 @@ impl Sandbox {
         &self,
         meta: &Meta,
         target: RunNote,
-        image: Option<&PreparedImage>,
         request: crate::compute::ExecRequest,
     ) -> EnterRequest {
-        let image_env = image
+        let image_env = meta
+            .image
+            .as_ref()
             .map(|image| image.config.env.clone())
             .unwrap_or_default();
         let base = environment(image_env, &meta.spec.env);

@@ -8,12 +8,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
@@ -22,6 +24,8 @@ use super::init::{self, Init};
 use super::wire::{DestroyRequest, Failure, RunNote, RunRequest};
 use super::{cgroup, disk, enter, net, process, spec, stage, store, sys};
 
+/// How long another helper may hold the lease's lock.
+const LOCK: Duration = Duration::from_secs(60);
 /// Score of the first process (proc_pid_oom_score_adj(5)): what fills the
 /// memory is to be killed, not what keeps the workload up.
 const INIT_OOM_SCORE: &str = "-500";
@@ -29,7 +33,8 @@ const INIT_OOM_SCORE: &str = "-500";
 /// Brings it to running. With one that runs there already, that is the answer.
 pub(super) fn run(request: &RunRequest) -> Result<RunNote, Failure> {
     let dir = &request.dir;
-    let _lock = store::lock(dir).map_err(|err| Failure::io("the lease's lock", &err))?;
+    let _lock =
+        store::lock(dir, LOCK, || Ok(())).map_err(|err| Failure::io("the lease's lock", &err))?;
     if let Some(note) = running(dir)? {
         return Ok(note);
     }
@@ -164,8 +169,10 @@ fn inner(request: &RunRequest, ends: &mut Ends) -> Result<(), Failure> {
     stage::isolate(request.uid_base.is_none())
         .map_err(|err| Failure::io("making namespaces", &err))?;
     stage::build(request, userns.as_ref())?;
-    let (ready, ready_in) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|err| what(err.into()))?;
-    let mut container = create(request, &files, &ready_in)?;
+    let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|err| what(err.into()));
+    let (ready, ready_in) = pipe()?;
+    let life = pipe()?;
+    let mut container = create(request, &files, &ready_in, &life)?;
     let pid = container
         .pid()
         .ok_or_else(|| Failure::retry("libcontainer gave no process id"))?;
@@ -220,6 +227,7 @@ fn create(
     request: &RunRequest,
     files: &Files,
     ready: &OwnedFd,
+    life: &(OwnedFd, OwnedFd),
 ) -> Result<libcontainer::container::Container, Failure> {
     let wrong = |err: String| Failure::permanent(format!("sandbox configuration: {err}"));
     let spec = spec::build(request).map_err(|err| wrong(err.to_string()))?;
@@ -229,10 +237,12 @@ fn create(
         logs: [init::raw(&files.logs[0]), init::raw(&files.logs[1])],
         exit: init::raw(&files.exit),
         ready: init::raw(ready),
+        life: [init::raw(&life.0), init::raw(&life.1)],
         argv: request.argv.clone(),
         env: request.env.clone(),
         cwd: request.cwd.clone(),
         user: request.user.clone(),
+        open: request.uid_base.is_none(),
         oom_score: request.uid_base.map(|_| enter::OOM_SCORE),
     };
     let [stdin, stdout, stderr] = &files.null;
@@ -303,10 +313,13 @@ fn map_and_open(child: Pid, base: u32, mut ends: Ends) -> io::Result<OwnedFd> {
 pub(super) fn destroy(request: &DestroyRequest) -> Result<(), Failure> {
     let dir = &request.dir;
     if dir.exists() {
-        kill(request)?;
-        let _lock = store::lock(dir).map_err(|err| Failure::io("the lease's lock", &err))?;
+        kill(request).map_err(|err| Failure::io("ending the workload", &err))?;
+        // Whoever has the lock is making it, or is what is left of a helper
+        // that was killed while it did.
+        let lock = store::lock(dir, LOCK, || kill(request));
+        let _lock = lock.map_err(|err| Failure::io("the lease's lock", &err))?;
         // Again: what was being made while we waited.
-        kill(request)?;
+        kill(request).map_err(|err| Failure::io("ending the workload", &err))?;
     }
     let done = || -> io::Result<()> {
         if let Some(plan) = &request.net {
@@ -321,26 +334,19 @@ pub(super) fn destroy(request: &DestroyRequest) -> Result<(), Failure> {
     done().map_err(|err| Failure::io("removing the workload", &err))
 }
 
-fn kill(request: &DestroyRequest) -> Result<(), Failure> {
-    let kill = || -> io::Result<()> {
-        if let Some(note) = store::read_run(&request.dir)?
-            && let Some(pidfd) = process::open(&note)?
-        {
-            use std::os::fd::AsFd;
-            sys::pidfd_signal(pidfd.as_fd(), nix::libc::SIGKILL)?;
-            if let Some(path) = &request.cgroup {
-                cgroup::Cgroup::find(path)?.kill()?;
-            }
-            let mut ended = [nix::poll::PollFd::new(
-                pidfd.as_fd(),
-                nix::poll::PollFlags::POLLIN,
-            )];
-            nix::poll::poll(&mut ended, nix::poll::PollTimeout::from(10_000_u16))?;
+fn kill(request: &DestroyRequest) -> io::Result<()> {
+    if let Some(note) = store::read_run(&request.dir)?
+        && let Some(pidfd) = process::open(&note)?
+    {
+        sys::pidfd_signal(pidfd.as_fd(), nix::libc::SIGKILL)?;
+        if let Some(path) = &request.cgroup {
+            cgroup::Cgroup::find(path)?.kill()?;
         }
-        match &request.cgroup {
-            Some(path) => cgroup::Cgroup::find(path)?.remove(),
-            None => Ok(()),
-        }
-    };
-    kill().map_err(|err| Failure::io("ending the workload", &err))
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut ended, PollTimeout::from(10_000_u16))?;
+    }
+    match &request.cgroup {
+        Some(path) => cgroup::Cgroup::find(path)?.remove(),
+        None => Ok(()),
+    }
 }

@@ -23,7 +23,8 @@ const HANG_UP: Duration = Duration::from_secs(5);
 const CONTROLS: usize = 16;
 
 /// Makes the session of a helper that has started its command.
-pub(super) fn open(helper: Helper, fds: Vec<OwnedFd>) -> io::Result<ExecSession> {
+pub(super) fn open(mut helper: Helper, fds: Vec<OwnedFd>) -> io::Result<ExecSession> {
+    helper.let_go();
     let mut fds = fds.into_iter();
     let first = fds.next().ok_or_else(|| io::Error::other("no streams"))?;
     let (control_in, control) = mpsc::channel(CONTROLS);

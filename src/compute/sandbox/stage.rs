@@ -236,9 +236,11 @@ impl Builder<'_> {
         let disk = self.top.join("disk");
         let copied = disk.join("rootfs");
         if !copied.exists() {
+            let changed = disk.join("upper").exists();
             match self.overlay(image) {
                 Ok(()) => return self.image_mountpoints(),
-                Err(err) if disk.join("upper/.keep").exists() => return Err(err),
+                // What the tenant has changed cannot be carried over.
+                Err(err) if changed => return Err(err),
                 Err(_) => disk::shifted_copy(image, &copied, self.uid())?,
             }
         }

@@ -17,15 +17,17 @@
 //!     mnt/             an empty directory, mounted on in helpers only
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::image::RunConfig;
 use super::wire::RunNote;
 use crate::compute::{Labels, WorkloadKey, WorkloadSpec};
 
@@ -37,6 +39,8 @@ pub(super) const EXIT: &str = "exit";
 pub(super) const META_VERSION: u32 = 1;
 const META: &str = "meta.json";
 const RUN: &str = "run.json";
+/// Between looks at a lock that another has.
+const LOOK: Duration = Duration::from_millis(5);
 /// Leases of one installation.
 const SLOTS: u32 = 256;
 
@@ -63,8 +67,20 @@ pub(super) struct Meta {
     pub(super) spec: WorkloadSpec,
     /// Its number: ids and addresses follow from it and the instance's.
     pub(super) slot: u32,
-    /// Digest of the image that it was made from, where there is one.
-    pub(super) image_digest: Option<String>,
+    /// The image that it was made from, where there is one: a tag may mean
+    /// another tomorrow, and this one's files are below the tenant's changes.
+    pub(super) image: Option<MetaImage>,
+}
+
+/// The image of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MetaImage {
+    /// Digest of its manifest.
+    pub(super) digest: String,
+    /// Where it is unpacked.
+    pub(super) rootfs: PathBuf,
+    /// What it says about running it.
+    pub(super) config: RunConfig,
 }
 
 /// The state directory.
@@ -218,17 +234,33 @@ pub(super) fn read_exit(dir: &Path) -> io::Result<Option<i32>> {
     }
 }
 
-/// Waits for the lease's lock; it is held until the file is closed, in every
-/// process that has it.
-pub(super) fn lock(dir: &Path) -> io::Result<File> {
+/// Takes the lease's lock; it is held until the file is closed, in every
+/// process that has it. While another has it, `meanwhile` is called again and
+/// again, for at most `limit`.
+pub(super) fn lock(
+    dir: &Path,
+    limit: Duration,
+    mut meanwhile: impl FnMut() -> io::Result<()>,
+) -> io::Result<File> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(dir.join("lock"))?;
-    file.lock()?;
-    Ok(file)
+    let end = Instant::now() + limit;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(err)) => return Err(err),
+            Err(TryLockError::WouldBlock) if Instant::now() >= end => {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            // flock(2) cannot wait with a limit.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+        }
+        meanwhile()?;
+    }
 }
 
 /// Removes a lease's directory, its note last.

@@ -1,0 +1,408 @@
+//! What the consumer must not forget, one file for each thing, each written
+//! whole before the step that it announces:
+//!
+//! * `requests/<request id>.json`: a request that may cost or bring money, with
+//!   its exact body and its token, written **before** it is sent.
+//! * `refunds/<hash>.json`: money that came back, written before it is redeemed.
+//! * `leases/<lease>.<provider>.json`: leases that are known.
+//!
+//! Files rather than one database, so that commands may run side by side and a
+//! person can get at the money with nothing but a text editor. Who works on a
+//! request holds a lock on it, so no other process does the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::files::{self, Lock};
+use crate::core::ids::{LeaseId, PaymentId, PublicKey, RequestId};
+use crate::core::money::Msat;
+use crate::core::time::Timestamp;
+use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
+use crate::wallet::{MintUrl, Unit};
+
+/// Who made a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Our own wallet: it goes back there.
+    Wallet,
+    /// The user gave it: it is given back by printing it.
+    Pasted,
+}
+
+/// The money that travels in a request.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paid {
+    /// The token. Money.
+    pub token: String,
+    /// Its mint.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// Who made it.
+    pub source: Source,
+}
+
+impl std::fmt::Debug for Paid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Paid")
+            .field("mint", &self.mint)
+            .field("face", &self.face)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Written down; it may or may not have been sent. No answer yet.
+    Open,
+    /// The provider said that the payment is not decided yet.
+    Pending,
+    /// The provider said that the token is untouched; it is to go back.
+    TakeBack,
+    /// The provider said untouched, but the mint says spent. Kept for a person.
+    Disputed,
+    /// Over.
+    Done,
+}
+
+/// A request that may cost or bring money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRequest {
+    /// Its id.
+    pub request_id: RequestId,
+    /// To whom.
+    pub provider: PublicKey,
+    /// The provider's name, as it was then.
+    pub provider_name: String,
+    /// `spawn`, `topup` or `stop`.
+    pub kind: String,
+    /// The exact body: a request id always goes with the same body.
+    pub body: String,
+    /// The rumor's time: all attempts are one rumor.
+    pub written_at: Timestamp,
+    /// After this the provider refuses it unread.
+    pub expires_at: Timestamp,
+    /// Where the provider reads.
+    pub relays: Vec<String>,
+    /// Mints that the provider accepts.
+    #[serde(default)]
+    pub mints: Vec<MintTerms>,
+    /// The money in it.
+    pub paid: Option<Paid>,
+    /// The private SSH key that will open the lease.
+    pub ssh_key: Option<PathBuf>,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why it stands so, for people.
+    pub note: String,
+}
+
+/// How a refund stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefundStanding {
+    /// Written down, not redeemed yet.
+    Owed,
+    /// In the wallet.
+    Received,
+    /// From a mint that is not on our list: the user decides.
+    ForeignMint,
+    /// The mint says that it was spent by somebody else, or it is no money.
+    Bad,
+}
+
+/// Money that came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRefund {
+    /// Who sent it.
+    pub provider: PublicKey,
+    /// It.
+    pub refund: Refund,
+    /// How it stands.
+    pub standing: RefundStanding,
+    /// Why it stands so, for people.
+    pub note: String,
+    /// What the wallet got, in msat.
+    pub net: Msat,
+}
+
+/// A lease that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownLease {
+    /// Whose box it is on.
+    pub provider: PublicKey,
+    /// The provider's name, as it was then.
+    pub provider_name: String,
+    /// Where the provider reads.
+    pub relays: Vec<String>,
+    /// Mints that the provider accepts.
+    #[serde(default)]
+    pub mints: Vec<MintTerms>,
+    /// The private SSH key that opens it.
+    pub ssh_key: Option<PathBuf>,
+    /// What the provider said last.
+    pub status: LeaseStatus,
+    /// When it said so.
+    pub seen_at: Timestamp,
+}
+
+/// A token that was given away by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// It.
+    pub paid: Paid,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The records of one home.
+#[derive(Clone, Debug)]
+pub struct Records {
+    root: PathBuf,
+}
+
+impl Records {
+    /// The records in a home; its directories are there.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// Writes a request down.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_request(&self, request: &SavedRequest) -> io::Result<()> {
+        files::write_json(&self.request_path(&request.request_id), request)
+    }
+
+    /// A request by its id.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn request(&self, id: &RequestId) -> io::Result<Option<SavedRequest>> {
+        files::read_json(&self.request_path(id))
+    }
+
+    /// All requests that are not over, oldest first.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn open_requests(&self) -> io::Result<Vec<SavedRequest>> {
+        let mut open: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        open.retain(|request| request.standing != Standing::Done);
+        open.sort_by_key(|request| request.written_at);
+        Ok(open)
+    }
+
+    /// The right to work on a request; `None` while another process has it.
+    ///
+    /// # Errors
+    /// The lock file cannot be made.
+    pub fn claim(&self, id: &RequestId) -> io::Result<Option<Lock>> {
+        Lock::attempt(&self.root.join("requests").join(format!("{id}.lock")))
+    }
+
+    /// Writes a refund down unless it is known; the record as it stands, and
+    /// the name to use with [`save_refund`](Self::save_refund).
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn note_refund(
+        &self,
+        provider: &PublicKey,
+        refund: &Refund,
+    ) -> io::Result<(String, SavedRefund)> {
+        let name = refund_name(provider, refund);
+        let path = self.refund_path(&name);
+        if let Some(known) = files::read_json(&path)? {
+            return Ok((name, known));
+        }
+        let saved = SavedRefund {
+            provider: *provider,
+            refund: refund.clone(),
+            standing: RefundStanding::Owed,
+            note: String::new(),
+            net: Msat::ZERO,
+        };
+        files::write_json(&path, &saved)?;
+        Ok((name, saved))
+    }
+
+    /// Changes a refund.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_refund(&self, name: &str, refund: &SavedRefund) -> io::Result<()> {
+        files::write_json(&self.refund_path(name), refund)
+    }
+
+    /// All refunds.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn refunds(&self) -> io::Result<Vec<(String, SavedRefund)>> {
+        let all: Vec<SavedRefund> = read_all(&self.root.join("refunds"))?;
+        Ok(all
+            .into_iter()
+            .map(|saved| (refund_name(&saved.provider, &saved.refund), saved))
+            .collect())
+    }
+
+    /// Writes a lease down.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_lease(&self, lease: &KnownLease) -> io::Result<()> {
+        let name = format!("{}.{}.json", lease.status.lease, lease.provider);
+        files::write_json(&self.root.join("leases").join(name), lease)
+    }
+
+    /// A lease of one provider.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn lease(&self, provider: &PublicKey, lease: &LeaseId) -> io::Result<Option<KnownLease>> {
+        files::read_json(
+            &self
+                .root
+                .join("leases")
+                .join(format!("{lease}.{provider}.json")),
+        )
+    }
+
+    /// All leases, newest first.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn leases(&self) -> io::Result<Vec<KnownLease>> {
+        let mut all: Vec<KnownLease> = read_all(&self.root.join("leases"))?;
+        all.sort_by_key(|lease| std::cmp::Reverse(lease.status.created_at));
+        Ok(all)
+    }
+
+    /// Whether we ever had a lease or a request with this provider.
+    pub fn knows(&self, provider: &PublicKey) -> bool {
+        let ours = |lease: &KnownLease| lease.provider == *provider;
+        let asked = |request: &SavedRequest| request.provider == *provider;
+        self.leases().is_ok_and(|all| all.iter().any(ours))
+            || read_all(&self.root.join("requests")).is_ok_and(|all| all.iter().any(asked))
+    }
+
+    /// Notes that a token is about to be made; the note's path.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn mark(&self) -> io::Result<PathBuf> {
+        let path = self
+            .root
+            .join("paying")
+            .join(uuid::Uuid::new_v4().to_string());
+        files::create_private(&path, b"")?;
+        Ok(path)
+    }
+
+    /// Notes of tokens that may have been made and not written down.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn markers(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(self.root.join("paying"))?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    }
+
+    /// Payment ids of all tokens that are written down.
+    ///
+    /// # Errors
+    /// The directories or a file cannot be read.
+    pub fn known_tokens(&self) -> io::Result<BTreeSet<PaymentId>> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let given = self.given()?.into_iter().map(|given| given.paid);
+        let all = requests
+            .into_iter()
+            .filter_map(|request| request.paid)
+            .chain(given);
+        Ok(all
+            .filter_map(|paid| crate::wallet::read_info(&paid.token).ok())
+            .map(|info| info.payment)
+            .collect())
+    }
+
+    /// Writes a token down that is given away by hand.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_given(&self, given: &Given) -> io::Result<()> {
+        let name = hex::encode(Sha256::digest(given.paid.token.as_bytes()));
+        files::write_json(&self.root.join("given").join(format!("{name}.json")), given)
+    }
+
+    /// Tokens that were given away by hand.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn given(&self) -> io::Result<Vec<Given>> {
+        read_all(&self.root.join("given"))
+    }
+
+    /// When we last told relays where we read messages, and which relays.
+    pub fn announced(&self) -> Option<(Timestamp, Vec<String>)> {
+        files::read_json(&self.root.join("announced.json"))
+            .ok()
+            .flatten()
+    }
+
+    /// Notes that relays were told where we read messages.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_announced(&self, at: Timestamp, relays: &[String]) -> io::Result<()> {
+        files::write_json(&self.root.join("announced.json"), &(at, relays))
+    }
+
+    fn request_path(&self, id: &RequestId) -> PathBuf {
+        self.root.join("requests").join(format!("{id}.json"))
+    }
+
+    fn refund_path(&self, name: &str) -> PathBuf {
+        self.root.join("refunds").join(format!("{name}.json"))
+    }
+}
+
+/// The same refund of the same provider has the same name; another token under
+/// a used id is another refund.
+fn refund_name(provider: &PublicKey, refund: &Refund) -> String {
+    let mut hash = Sha256::new();
+    hash.update(provider.as_bytes());
+    hash.update([0]);
+    hash.update(refund.refund_id.as_bytes());
+    hash.update([0]);
+    hash.update(refund.token.as_bytes());
+    hex::encode(hash.finalize())
+}
+
+fn read_all<T: DeserializeOwned>(dir: &Path) -> io::Result<Vec<T>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "json")
+            && let Some(record) = files::read_json(&path)?
+        {
+            all.push(record);
+        }
+    }
+    Ok(all)
+}
