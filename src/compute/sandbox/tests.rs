@@ -33,7 +33,10 @@ fn users_are_found_by_name_number_and_group() {
     let find = |text| User::parse(text, passwd, group);
     assert_eq!(find("").unwrap().shell.as_deref(), Some("/bin/zsh"));
     let worker = find("worker").unwrap();
-    assert_eq!((worker.uid, worker.gid, worker.home.as_str()), (77, 78, "/work"));
+    assert_eq!(
+        (worker.uid, worker.gid, worker.home.as_str()),
+        (77, 78, "/work")
+    );
     assert_eq!(find("77:staff").unwrap().gid, 50);
     assert_eq!(find("1234").unwrap().uid, 1234);
     assert_eq!(find("nobody-here"), None);
@@ -105,7 +108,10 @@ fn interface_names_fit_and_addresses_do_not_meet() {
     let base = Ipv4Addr::new(10, 200, 0, 0);
     assert_eq!(
         net::addresses(base, 255),
-        (Ipv4Addr::new(10, 200, 3, 253), Ipv4Addr::new(10, 200, 3, 254))
+        (
+            Ipv4Addr::new(10, 200, 3, 253),
+            Ipv4Addr::new(10, 200, 3, 254)
+        )
     );
 }
 
@@ -118,11 +124,20 @@ default via 192.0.2.1 dev eth0
 45.9.9.9 via 192.0.2.9 dev eth0
 local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1
 ";
-    assert_eq!(net::local_networks(routes, "slabc123-"), ["127.0.0.0/8", "192.0.2.0/24"]);
+    assert_eq!(
+        net::local_networks(routes, "slabc123-"),
+        ["127.0.0.0/8", "192.0.2.0/24"]
+    );
     assert!(net::clashes(Ipv4Addr::new(10, 200, 0, 0), routes));
     assert!(!net::clashes(Ipv4Addr::new(10, 201, 0, 0), routes));
-    assert!(net::clashes(Ipv4Addr::new(10, 9, 4, 0), "10.0.0.0/8 dev tun0"));
-    assert!(!net::clashes(Ipv4Addr::new(10, 9, 4, 0), "0.0.0.0/0 dev tun0"));
+    assert!(net::clashes(
+        Ipv4Addr::new(10, 9, 4, 0),
+        "10.0.0.0/8 dev tun0"
+    ));
+    assert!(!net::clashes(
+        Ipv4Addr::new(10, 9, 4, 0),
+        "0.0.0.0/0 dev tun0"
+    ));
 }
 
 #[test]
