@@ -35,7 +35,17 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
         {
             tracing::error!(%error, "old messages could not be forgotten");
         }
+        if rounds.is_multiple_of(60) {
+            tidy(&ctx).await;
+        }
         rounds += 1;
+    }
+}
+
+async fn tidy(ctx: &Ctx) {
+    match tokio::time::timeout(CALL, ctx.parts.backend.tidy()).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the backend could not tidy up"),
     }
 }
 

@@ -141,6 +141,14 @@ impl Backend for Sandbox {
         }
     }
 
+    async fn tidy(&self) -> Result<(), BackendError> {
+        let gone = self.prune_images().await?;
+        if !gone.is_empty() {
+            tracing::info!(images = gone.len(), "images that nobody uses were removed");
+        }
+        Ok(())
+    }
+
     fn exec(&self) -> Option<&dyn Exec> {
         Some(self)
     }
