@@ -73,14 +73,12 @@ async fn probes_reach_who_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_machine_is_reached_from_the_host() {
     if !is_root() {
-        eprintln!("SKIPPED another_machine_is_reached_from_the_host: needs root");
-        return;
+        skip!("needs root");
     }
     let machine = match Machine::start() {
         Ok(machine) => machine,
         Err(why) => {
-            eprintln!("SKIPPED another_machine_is_reached_from_the_host: {why}");
-            return;
+            skip!("another_machine_is_reached_from_the_host", "{why}");
         }
     };
     for address in machine.near().into_iter().chain([machine.far()]) {
