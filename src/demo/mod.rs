@@ -155,6 +155,8 @@ async fn act(
     );
 
     if args.keep {
+        // Other commands want the wallet.
+        drop(session);
         keep(report, scene, &lease).await?;
     }
     let stopped = client.stop(&lease, &|_| {}).await?;
