@@ -140,6 +140,19 @@ pub struct Capabilities {
     pub notes: Vec<String>,
 }
 
+impl Enforced {
+    /// `asked` without what does not hold: a backend refuses to promise that.
+    pub fn of(self, asked: Resources) -> Resources {
+        let keep = |holds: bool, amount: u32| if holds { amount } else { 0 };
+        Resources {
+            cpu_millicores: keep(self.cpu, asked.cpu_millicores),
+            memory_mib: keep(self.memory, asked.memory_mib),
+            disk_mib: keep(self.disk, asked.disk_mib),
+            pids: keep(self.pids, asked.pids),
+        }
+    }
+}
+
 /// Which limits of [`Resources`] hold. What does not hold is not sold, unless
 /// the operator says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +272,15 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Any class.
     async fn destroy(&self, handle: &Handle) -> Result<(), BackendError>;
+
+    /// Gives back what no workload needs any more, such as images. Called now
+    /// and then; safe beside everything else.
+    ///
+    /// # Errors
+    /// Something could not be given back; it is tried again.
+    async fn tidy(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Running commands inside, where the backend can.
     fn exec(&self) -> Option<&dyn Exec> {

@@ -11,10 +11,11 @@
 //! * [`records`]: requests, refunds, leases.
 //! * [`providers`]: from a name to an offer.
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
-//! * `purse`: which mint pays, taking tokens back, receiving refunds.
+//! * `choice`: which mint pays. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
 //! * [`ssh`]: the built-in SSH client.
 
+mod choice;
 pub mod client;
 pub mod error;
 pub mod files;

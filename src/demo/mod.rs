@@ -155,7 +155,9 @@ async fn act(
     );
 
     if args.keep {
-        keep(report, scene, &lease).await?;
+        // Other commands want the wallet.
+        drop(session);
+        keep(report, scene, &client, &lease).await?;
     }
     let stopped = client.stop(&lease, &|_| {}).await?;
     let end = stopped.answer;
@@ -203,10 +205,31 @@ async fn find(client: &Client) -> anyhow::Result<Provider> {
     }
 }
 
-async fn keep(report: &Report, scene: &Scene, lease: &KnownLease) -> anyhow::Result<()> {
+/// Says how to get in, and waits for Ctrl-C.
+async fn keep(
+    report: &mut Report,
+    scene: &Scene,
+    client: &Client,
+    lease: &KnownLease,
+) -> anyhow::Result<()> {
     let me = std::env::current_exe().context("this program's own file")?;
-    report.keep(&commands(&me, scene.home(), lease));
+    let access = lease.status.access.as_ref();
+    let access = access.context("the lease cannot be entered")?;
+    let commands = commands(&me, scene.home(), lease);
+    let way_in = json!({
+        "name": "keep",
+        "home": scene.home(),
+        "lease": lease.status.lease,
+        "host": access.host,
+        "port": access.port,
+        "user": access.user,
+        "host_key": access.host_key,
+        "ssh_key": client.home().ssh_key()?.0,
+        "commands": commands,
+    });
+    report.keep(&commands, &way_in);
     tokio::signal::ctrl_c().await.context("Ctrl-C")?;
+    report.go_on();
     Ok(())
 }
 

@@ -60,13 +60,21 @@ impl Report {
         }
     }
 
+    /// The next step begins now: what was waited for is no step's time.
+    pub(super) fn go_on(&mut self) {
+        self.last = Instant::now();
+    }
+
     /// Something that the reader should know.
     pub(super) fn note(&self, text: &str) {
         eprintln!("note: {}", escape(text));
     }
 
-    /// It stays up: commands to play with.
-    pub(super) fn keep(&self, commands: &[String]) {
+    /// It stays up: commands to play with, and for programs the way in.
+    pub(super) fn keep(&self, commands: &[String], way_in: &Value) {
+        if self.json {
+            println!("{way_in}");
+        }
         eprintln!("\nEverything stays up until Ctrl-C. In another terminal:");
         for command in commands {
             eprintln!("  {command}");

@@ -131,16 +131,20 @@ fn dir_facts(path: &Path) -> DirFacts {
             .map_err(|error| error.to_string()),
         None => Err("no directory above it is there".to_owned()),
     };
-    let free_mib = there.and_then(|dir| statvfs(dir).ok()).map(|fs| {
-        let bytes = u64::from(fs.blocks_available()).saturating_mul(fs.fragment_size());
-        bytes / (1024 * 1024)
-    });
     DirFacts {
         path: path.to_owned(),
         mode_and_owner: std::fs::metadata(path)
             .ok()
             .map(|meta| (meta.mode() & 0o777, meta.uid())),
         writable,
-        free_mib,
+        free_mib: free_mib(path),
     }
+}
+
+/// Space for us, in MiB, on the file system where `path` is or would be made.
+pub fn free_mib(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|dir| dir.exists())?;
+    let fs = statvfs(there).ok()?;
+    let bytes = fs.blocks_available().saturating_mul(fs.fragment_size());
+    Some(bytes / (1024 * 1024))
 }

@@ -33,9 +33,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// A request that was written longer ago is not begun: shorter than what upkeep
-/// remembers, so that one replayed late is never taken for a new one.
-const TOO_OLD: Duration = Duration::from_secs(6 * 24 * 3600);
+/// A message written longer ago than this is ignored: what is remembered of
+/// requests that moved no money reaches back a week, and a relay that brings an
+/// old one again must not buy anything. The inbox looks back three days.
+const TOO_OLD: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// Takes messages from the inbox and hands each to a task of its own.
 pub struct Dispatcher {
@@ -184,6 +185,10 @@ fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
 }
 
 async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), LedgerError> {
+    if message.written_at < ctx.now().minus(TOO_OLD) {
+        tracing::info!(rumor = %message.rumor, "written too long ago; ignored");
+        return done(&ctx, &message, None).await;
+    }
     let Ok(envelope) = serde_json::from_str::<Envelope>(&message.body) else {
         tracing::debug!(rumor = %message.rumor, "not a request; ignored");
         return done(&ctx, &message, None).await;
@@ -364,14 +369,6 @@ async fn attempt(
         return Err(WireError::new(
             Code::RequestExpired,
             "the request's own deadline has passed",
-            "ask again with a new request id",
-        ));
-    }
-    // What is older may have been forgotten, and must not be done twice.
-    if message.written_at.plus(TOO_OLD) < ctx.now() {
-        return Err(WireError::new(
-            Code::RequestExpired,
-            "the request was written too long ago",
             "ask again with a new request id",
         ));
     }

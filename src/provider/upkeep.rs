@@ -23,7 +23,7 @@ const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 const CALL: Duration = Duration::from_secs(60);
 
 /// Runs a round at once and then every minute.
-pub async fn run(ctx: Arc<Ctx>) {
+pub(super) async fn run(ctx: Arc<Ctx>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds: u64 = 0;
@@ -39,7 +39,17 @@ pub async fn run(ctx: Arc<Ctx>) {
         {
             tracing::error!(%error, "old messages could not be forgotten");
         }
+        if rounds.is_multiple_of(60) {
+            tidy(&ctx).await;
+        }
         rounds += 1;
+    }
+}
+
+async fn tidy(ctx: &Ctx) {
+    match tokio::time::timeout(CALL, ctx.parts.backend.tidy()).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the backend could not tidy up"),
     }
 }
 

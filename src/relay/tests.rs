@@ -1,10 +1,4 @@
 //! What needs no relay.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that meets something else than it wants ends there"
-)]
-
 use std::time::Duration;
 
 use nostr_sdk::nips::nip44;

@@ -1,5 +1,6 @@
 //! The conformance suite on the embedded sandbox, with real programs.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use satlet::compute::conformance::{Failure, Fixture, HostSide};
 use satlet::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
-use satlet::compute::{Backend, Image, SharedBackend, WorkloadSpec};
+use satlet::compute::{Image, SharedBackend, WorkloadSpec};
 use satlet::core::ids::{LeaseId, PublicKey};
 use satlet::core::time::Timestamp;
 use tokio::sync::OnceCell;
@@ -140,7 +141,8 @@ impl Fixture for SandboxFixture {
         for backend in [Some(self.sandbox.clone()), stranger].into_iter().flatten() {
             for owned in backend.list_owned().await.unwrap_or_default() {
                 if let Err(error) = backend.destroy(&owned.handle).await {
-                    eprintln!("left behind: {:?}: {error}", owned.handle);
+                    let mut stderr = std::io::stderr();
+                    let _ = writeln!(stderr, "left behind: {:?}: {error}", owned.handle);
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
 mod conformance_sandbox;
+mod daemon;
+mod demo;
 mod gateway;
 mod images;
 mod programs;

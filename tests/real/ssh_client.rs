@@ -1,10 +1,4 @@
 //! The built-in SSH client against the gateway.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "in a test a panic is a finding"
-)]
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,6 @@
 //! Whole stories over an in-process relay and mint.
 
+mod answers;
 pub mod consumer;
 mod lease;
 mod refusals;

@@ -3,8 +3,10 @@
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;
+pub mod openssh;
 pub mod proxy;
 pub mod shop;
+pub mod world;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

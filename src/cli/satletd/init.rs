@@ -223,7 +223,7 @@ fn look(output: &mut Output<'_>, args: &InitArgs) -> anyhow::Result<Host> {
         Ok::<_, crate::compute::BackendError>((can, looked.backend.inventory().await?))
     });
     match seen {
-        Ok((capabilities, inventory)) => Ok(Host::seen(&capabilities, &inventory)),
+        Ok((capabilities, inventory)) => Ok(Host::seen(&capabilities, &inventory, &args.data_dir)),
         Err(why) => {
             output.tell(&format!(
                 "The sandbox backend cannot be opened: {why}. See `satletd check`."

@@ -26,6 +26,7 @@ mod programs;
 mod support;
 pub mod walls;
 
+use std::fs::OpenOptions;
 use std::io::Write;
 
 pub use fixture::{Fixture, HostSide};
@@ -67,17 +68,25 @@ pub async fn finish(name: &str, fixture: &dyn Fixture, outcome: Outcome) -> Outc
     report(name, outcome)
 }
 
-/// Prints a case that was skipped, past the test harness's capture.
+/// Says that a case was skipped: a line on standard error, past the test
+/// harness's capture, and the same in the file that `$SATLET_SKIPS` names, in
+/// which skipped tests are counted.
 ///
 /// # Errors
-/// The case's.
+/// The case's; or the file cannot be written.
 pub fn report(name: &str, outcome: Outcome) -> Outcome {
-    match outcome {
-        Err(Failure::Skipped(why)) => {
-            // Nobody to tell where standard error is closed.
-            writeln!(std::io::stderr(), "SKIPPED {name}: {why}").unwrap_or_default();
-            Ok(())
-        }
-        outcome => outcome,
-    }
+    let Err(Failure::Skipped(why)) = outcome else {
+        return outcome;
+    };
+    let line = format!("SKIPPED {name}: {}\n", why.replace('\n', " "));
+    // Nobody to tell where standard error is closed.
+    let told = std::io::stderr().write_all(line.as_bytes());
+    told.unwrap_or_default();
+    let Some(path) = std::env::var_os("SATLET_SKIPS") else {
+        return Ok(());
+    };
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    // One write of one line, so that tests side by side do not mix theirs.
+    let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    noted.map_err(|error| Failure::broken(format!("SATLET_SKIPS: {error}")))
 }

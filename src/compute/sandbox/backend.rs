@@ -16,6 +16,7 @@ use crate::compute::{
     Backend, BackendError, Capabilities, Dial, Duplex, Exec, ExecRequest, ExecSession, Handle,
     Health, Image, Inventory, Logs, Observed, Owned, Pause, WorkloadKey, WorkloadSpec,
 };
+use crate::core::capacity::Resources;
 use crate::core::ids::Name;
 use crate::core::time::Timestamp;
 
@@ -60,6 +61,7 @@ impl Backend for Sandbox {
         let (meta, fresh) = match self.meta(key)? {
             Some(meta) => (meta, false),
             None => {
+                self.refuse_unenforced(&spec.resources)?;
                 let image = self.prepared(&spec.image).await?;
                 self.ensure(key, spec, image.as_deref())?
             }
@@ -139,6 +141,14 @@ impl Backend for Sandbox {
         }
     }
 
+    async fn tidy(&self) -> Result<(), BackendError> {
+        let gone = self.prune_images().await?;
+        if !gone.is_empty() {
+            tracing::info!(images = gone.len(), "images that nobody uses were removed");
+        }
+        Ok(())
+    }
+
     fn exec(&self) -> Option<&dyn Exec> {
         Some(self)
     }
@@ -193,6 +203,27 @@ impl Sandbox {
         Err(BackendError::OutcomeUnknown(
             "the kernel has not ended the workload yet".to_owned(),
         ))
+    }
+
+    /// A limit that does not hold here is not promised.
+    fn refuse_unenforced(&self, ask: &Resources) -> Result<(), BackendError> {
+        let holds = self.capabilities.enforces;
+        let missing: Vec<_> = [
+            ("cpu", ask.cpu_millicores, holds.cpu),
+            ("memory", ask.memory_mib, holds.memory),
+            ("pids", ask.pids, holds.pids),
+            ("disk", ask.disk_mib, holds.disk),
+        ]
+        .into_iter()
+        .filter_map(|(name, asked, holds)| (asked > 0 && !holds).then_some(name))
+        .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(BackendError::Permanent(format!(
+            "limits that do not hold on this host: {}",
+            missing.join(", ")
+        )))
     }
 
     fn frozen(&self, key: &WorkloadKey) -> Result<bool, BackendError> {

@@ -55,12 +55,8 @@ pub(super) struct Init {
 
 impl Executor for Init {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        let code = match self.run() {
-            Ok(code) => code,
-            // Where it went wrong late, there is nobody left to tell but the
-            // exit code.
-            Err(_) => 125,
-        };
+        // Where it went wrong late, there is nobody left to tell but the exit code.
+        let code = self.run().unwrap_or(125);
         sys::exit_now(code)
     }
 

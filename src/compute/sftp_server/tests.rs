@@ -1,9 +1,3 @@
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "in a test a panic is a finding"
-)]
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 

@@ -51,7 +51,7 @@ pub(super) async fn handle(
         link(tx, &payment)?;
         let mut lease = lease;
         lease.payments.push(payment.id);
-        let spec = serde_json::to_value(spec(&lease, &accepted))
+        let spec = serde_json::to_value(spec(&shared, &lease, &accepted))
             .map_err(|error| LedgerError::Rule(error.to_string()))?;
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
         tx.put(&LEASES, lease.id.as_str(), &lease)?;
@@ -146,11 +146,14 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
     }
 }
 
-fn spec(lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
+/// What the backend is asked for. Limits that it cannot hold are left out: they
+/// were sold as not enforced, or not at all.
+fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
+    let holds = ctx.parts.backend.capabilities().enforces;
     WorkloadSpec {
         owner: lease.owner,
         image: accepted.image.clone(),
-        resources: lease.tier.resources,
+        resources: holds.of(lease.tier.resources),
         command: accepted.command.clone(),
         env: accepted.env.clone(),
         expires_at: lease.created_at,

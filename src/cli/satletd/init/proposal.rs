@@ -8,6 +8,7 @@ use super::{Answers, InitArgs};
 use crate::compute::{Capabilities, Inventory};
 use crate::config::units::show_mib;
 use crate::core::capacity::Resources;
+use crate::doctor::facts::free_mib;
 
 /// What the host has, and whether disk limits hold.
 #[derive(Clone, Copy, Debug)]
@@ -18,9 +19,16 @@ pub(in crate::cli::satletd) struct Host {
 }
 
 impl Host {
-    pub(super) fn seen(capabilities: &Capabilities, inventory: &Inventory) -> Self {
+    pub(super) fn seen(
+        capabilities: &Capabilities,
+        inventory: &Inventory,
+        data_dir: &Path,
+    ) -> Self {
+        // What is full already cannot be sold.
+        let mut total = inventory.total;
+        total.disk_mib = total.disk_mib.min(free_disk(data_dir));
         Self {
-            total: inventory.total,
+            total,
             disk_holds: capabilities.enforces.disk,
             network: capabilities.outgoing_network,
         }
@@ -37,24 +45,23 @@ impl Host {
                     .find_map(|line| line.strip_prefix("MemTotal:"))?;
                 line.split_whitespace().next()?.parse::<u64>().ok()
             });
-        let there = data_dir.ancestors().find(|dir| dir.exists());
-        let disk = there
-            .and_then(|dir| nix::sys::statvfs::statvfs(dir).ok())
-            .map(|fs| {
-                u64::from(fs.blocks_available()).saturating_mul(fs.fragment_size()) / (1024 * 1024)
-            });
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Self {
             total: Resources {
                 cpu_millicores: small(cores as u64 * 1000),
                 memory_mib: small(memory_kib.unwrap_or(1024 * 1024) / 1024),
-                disk_mib: small(disk.unwrap_or(0)),
+                disk_mib: free_disk(data_dir),
                 pids: 0,
             },
             disk_holds: false,
             network: true,
         }
     }
+}
+
+fn free_disk(data_dir: &Path) -> u32 {
+    let free = free_mib(data_dir).unwrap_or(0);
+    u32::try_from(free).unwrap_or(u32::MAX)
 }
 
 /// The file, in the order in which people read it.

@@ -1,0 +1,225 @@
+//! The real `satletd` on the sandbox, killed and started again, and who gets
+//! into its workloads.
+
+use std::path::Path;
+
+use satlet::compute::sandbox::Sandbox;
+use satlet::compute::{Backend, Handle, Observed};
+use satlet::core::time::Timestamp;
+use satlet::relay::convert::now;
+use serde_json::Value;
+
+use crate::support::host::is_root;
+use crate::support::local_gateway::make_key;
+use crate::support::openssh::{Stock, missing, out};
+use crate::support::world::{Daemon, Person, World, until};
+
+const NAME: &str = "BoldAmberHeron";
+
+/// When the first process of a workload started, in the kernel's own ticks, as
+/// it is seen inside.
+const INIT_SINCE: &str = "sed 's/.*) //' /proc/1/stat | cut -d' ' -f20";
+
+fn id_of(lease: &Value) -> String {
+    lease["lease"].as_str().unwrap().to_owned()
+}
+
+fn own_key(person: &Person) -> std::path::PathBuf {
+    person.home.join("ssh/id_ed25519")
+}
+
+async fn handle_of(sandbox: &Sandbox, lease: &str) -> Option<Handle> {
+    let owned = sandbox.list_owned().await.unwrap();
+    let found = owned
+        .into_iter()
+        .find(|one| one.labels.lease.as_str() == lease);
+    found.map(|one| one.handle)
+}
+
+async fn since(sandbox: &Sandbox, handle: &Handle) -> Timestamp {
+    match sandbox.observe(handle).await.unwrap() {
+        Observed::Running { started_at, .. } => started_at,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ticks(sandbox: &Sandbox, handle: &Handle) -> usize {
+    let logs = sandbox.logs().unwrap().logs(handle, 1_000_000).await;
+    logs.unwrap().len()
+}
+
+/// Looks until `done`, with a question that takes a while.
+async fn until_asked(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + crate::support::world::LONG;
+    while !done().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_finds_its_workloads_again() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    if let Some(tool) = missing(&["ssh"]) {
+        skip!("{tool} (OpenSSH client) is not installed");
+    }
+    let world = World::start(1).await;
+    let mut daemon = Daemon::build(&world, |_| {});
+    daemon.start().await;
+    let alice = Person::new(&world, "alice", 500).await;
+    let bob = Person::new(&world, "bob", 100).await;
+
+    let main = "while :; do echo tick; sleep 0.1; done";
+    let args = ["spawn", NAME, "--for", "20m", "--", "sh", "-c", main];
+    let sold = alice.json(&args).await;
+    let lease = id_of(&sold);
+    let stock = Stock::new(&sold["access"], &own_key(&alice));
+    let mark = format!("echo kept > /root/mark; {INIT_SINCE}");
+    let marked = alice.run(&["exec", &lease, "--", &mark]).await;
+    assert!(marked.status.success(), "{marked:?}");
+    let init = out(&marked);
+    assert!(init.trim().parse::<u64>().is_ok(), "{init:?}");
+    let sandbox = daemon.sandbox().await;
+    let handle = handle_of(&sandbox, &lease).await.unwrap();
+    let started = since(&sandbox, &handle).await;
+
+    // Bob's runs out while nobody looks.
+    let short = bob.json(&["spawn", NAME, "--for", "15s"]).await;
+    let ends = short["expires_at"].as_u64().unwrap();
+    daemon.kill();
+    let before = ticks(&sandbox, &handle).await;
+    until_asked("it runs on", async || {
+        ticks(&sandbox, &handle).await > before + 50
+    })
+    .await;
+    until("bob's time is over", || now().as_secs() > ends + 1).await;
+    assert_eq!(since(&sandbox, &handle).await, started);
+    assert_eq!(sandbox.list_owned().await.unwrap().len(), 2);
+
+    let port = sold["access"]["port"].clone();
+    daemon.configure(|config| {
+        config["gateway"]["listen"] = format!("127.0.0.1:{port}").into();
+    });
+    daemon.start().await;
+    let back = stock.run(&format!("cat /root/mark; {INIT_SINCE}")).await;
+    assert_eq!(out(&back), format!("kept\n{init}"), "{back:?}");
+    let back = alice
+        .run(&["exec", &lease, "--", "cat /root/mark; exit 9"])
+        .await;
+    assert_eq!(
+        (back.status.code(), out(&back).as_str()),
+        (Some(9), "kept\n")
+    );
+    let status = alice.json(&["status", &lease]).await;
+    assert_eq!(status["state"], "active", "{status}");
+    assert_eq!(status["access"], sold["access"], "the same way in");
+    assert_eq!(status["expires_at"], sold["expires_at"]);
+
+    until_asked("bob's is gone", async || {
+        handle_of(&sandbox, &id_of(&short)).await.is_none()
+    })
+    .await;
+    until_asked("bob is told", async || {
+        bob.json(&["status", &id_of(&short)]).await["state"] == "ended"
+    })
+    .await;
+    let owned = sandbox.list_owned().await.unwrap();
+    assert_eq!(owned.len(), 1, "nothing is there twice");
+    assert_eq!(since(&sandbox, &handle).await, started);
+
+    let stopped = alice.json(&["stop", &lease]).await;
+    assert!(stopped["refund_msat"].as_u64().unwrap() > 0, "{stopped}");
+    assert!(sandbox.list_owned().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_s_key_opens_a_lease() {
+    if !is_root() {
+        skip!("needs root");
+    }
+    if let Some(tool) = missing(&["ssh"]) {
+        skip!("{tool} (OpenSSH client) is not installed");
+    }
+    let world = World::start(1).await;
+    let mut daemon = Daemon::build(&world, |_| {});
+    daemon.start().await;
+    let alice = Person::new(&world, "alice", 200).await;
+    let bob = Person::new(&world, "bob", 200).await;
+    let hers = alice.json(&["spawn", NAME, "--for", "10m"]).await;
+    let his = bob.json(&["spawn", NAME, "--for", "10m"]).await;
+    let stranger = world.dir.path().join("stranger");
+    make_key(&stranger);
+
+    let enter = async |access: &Value, key: &Path| {
+        Stock::new(access, key)
+            .run("cat /root/who || echo in")
+            .await
+    };
+    let set = async |access: &Value, key: &Path, who: &str| {
+        let line = format!("echo {who} > /root/who");
+        let done = Stock::new(access, key).run(&line).await;
+        assert!(done.status.success(), "{done:?}");
+    };
+    set(&hers["access"], &own_key(&alice), "alice").await;
+    set(&his["access"], &own_key(&bob), "bob").await;
+    let mut nobody = hers["access"].clone();
+    nobody["user"] = "aaaaaaaaaaaa".into();
+    let mut told = Vec::new();
+    for (access, key) in [
+        (&hers["access"], own_key(&bob)),
+        (&his["access"], own_key(&alice)),
+        (&hers["access"], stranger.clone()),
+        (&nobody, own_key(&alice)),
+    ] {
+        let refused = enter(access, &key).await;
+        assert_eq!(refused.status.code(), Some(255), "{refused:?}");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(text.contains("Permission denied"), "{text}");
+        let user = access["user"].as_str().unwrap();
+        told.push(text.replace(user, "LEASE"));
+    }
+    told.dedup();
+    assert_eq!(
+        told.len(),
+        1,
+        "nobody learns whether a lease exists: {told:?}"
+    );
+    assert_eq!(
+        out(&enter(&hers["access"], &own_key(&alice)).await),
+        "alice\n"
+    );
+    assert_eq!(out(&enter(&his["access"], &own_key(&bob)).await), "bob\n");
+
+    // Another host key than the one that was published: the client does not go in.
+    let mut lied = hers["access"].clone();
+    lied["host_key"] = make_key(&world.dir.path().join("lie")).into();
+    let refused = enter(&lied, &own_key(&alice)).await;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("Host key verification failed"), "{text}");
+
+    // A lease of somebody else is not known to her satlet, nor to her key.
+    let theirs = alice.run(&["--json", "status", &id_of(&his)]).await;
+    assert_eq!(theirs.status.code(), Some(3), "{theirs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_on_the_same_data_is_refused_in_a_sentence() {
+    let world = World::start(1).await;
+    let mut daemon = Daemon::build(&world, |config| {
+        config["backend"] = serde_json::json!({ "kind": "fake" });
+    });
+    daemon.start().await;
+    let second = daemon.ask(&["run"]);
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("another satletd"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(
+        daemon.ask(&["leases"]).status.success(),
+        "the first one goes on"
+    );
+}
