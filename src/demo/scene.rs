@@ -57,6 +57,11 @@ impl Scene {
                 capabilities.notes.join("; ")
             );
         }
+        // It opens on hosts where no workload can run: there it says why.
+        backend
+            .probe()
+            .await
+            .context("this host cannot run the sandbox")?;
         let provider = Provider::start(Setup {
             settings,
             keys: Keys::generate(),
