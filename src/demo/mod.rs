@@ -203,6 +203,8 @@ async fn act(
     );
 
     if args.keep {
+        // Other commands want the wallet.
+        drop(session);
         say_how_to_get_in(report, scene, &client, &lease)?;
         signals.wait().await;
         report.go_on();
@@ -223,10 +225,17 @@ async fn act(
     let text = format!("{back} came back, {} of it in the wallet", stopped.received);
     report.step("refund", &text, json!({ "refunded_msat": back }));
 
-    let fees = [sold.mint_fee_msat, added.mint_fee_msat, end.refund_fee_msat];
+    let (mut paid, mut fees) = (
+        sum([sold.paid_msat, added.paid_msat])?,
+        sum([sold.mint_fee_msat, added.mint_fee_msat])?,
+    );
+    if args.keep {
+        // Somebody may have topped it up meanwhile.
+        (paid, fees) = scene.paid_for(&lease.status.lease)?;
+    }
     let money = Money {
-        paid: sum([sold.paid_msat, added.paid_msat])?,
-        mint_fees: sum(fees)?,
+        paid,
+        mint_fees: sum([fees, end.refund_fee_msat])?,
         served: end.served_msat,
         refunded: back,
         credit: end.credit_msat,

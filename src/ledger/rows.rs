@@ -1,5 +1,7 @@
 //! What the ledger holds.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::table::Table;
@@ -10,7 +12,7 @@ use crate::core::payment::Payment;
 use crate::core::time::Timestamp;
 
 /// A message to us, by rumor id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxRow {
     /// Who wrote it.
     pub sender: PublicKey,
@@ -47,10 +49,13 @@ pub struct RequestRow {
     pub payment: Option<PaymentId>,
     /// The one answer, as it went out.
     pub answer: Option<String>,
+    /// What was said meanwhile, where the answer takes long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<String>,
 }
 
 /// What the backend has to make; kept until the lease has ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadRow {
     /// What it should be (a `WorkloadSpec`).
     pub spec: serde_json::Value,
@@ -75,6 +80,50 @@ pub struct OutboxRow {
     pub attempts: u32,
     /// Not before this.
     pub next_attempt: Timestamp,
+}
+
+// Texts may hold tokens, and a workload's environment may hold secrets: neither
+// is shown.
+
+impl fmt::Debug for InboxRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxRow")
+            .field("sender", &self.sender)
+            .field("received_at", &self.received_at)
+            .field("request", &self.request)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RequestRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestRow")
+            .field("owner", &self.owner)
+            .field("id", &self.id)
+            .field("lease", &self.lease)
+            .field("answered", &self.answer.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WorkloadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadRow")
+            .field("made", &self.handle.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OutboxRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxRow")
+            .field("to", &self.to)
+            .field("written_at", &self.written_at)
+            .field("attempts", &self.attempts)
+            .field("next_attempt", &self.next_attempt)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `format`: version of the file.

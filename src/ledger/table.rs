@@ -32,9 +32,10 @@ impl<V> Table<V> {
 
 impl<V: Serialize + DeserializeOwned> Table<V> {
     fn decode(&self, bytes: &[u8]) -> Result<V, LedgerError> {
+        // The error's own text may quote a value, and a value may be a token.
         serde_json::from_slice(bytes).map_err(|error| LedgerError::Row {
             table: self.name,
-            why: error.to_string(),
+            why: format!("{:?} error at byte {}", error.classify(), error.column()),
         })
     }
 

@@ -1,5 +1,7 @@
 //! Requests, consumer to provider: one JSON object each.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{LeaseId, Name, RequestId};
@@ -58,7 +60,7 @@ impl Ask {
 }
 
 /// What is wanted: the same in a quote and in the spawn that follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// A tier of the offer; absent: the offer's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +94,7 @@ pub struct Quote {
 }
 
 /// Pays for a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spawn {
     /// What is wanted.
     #[serde(flatten)]
@@ -105,7 +107,7 @@ pub struct Spawn {
 }
 
 /// Pays for more time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topup {
     /// Which lease.
     pub lease: LeaseId,
@@ -128,6 +130,36 @@ pub struct Logs {
     /// At most so many bytes from the end; absent: as many as fit an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<usize>,
+}
+
+// Tokens are money, and command and environment may hold secrets: not shown.
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted")
+            .field("tier", &self.tier)
+            .field("template", &self.template)
+            .field("image", &self.image)
+            .field("ssh_keys", &self.ssh_keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Spawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spawn")
+            .field("wanted", &self.wanted)
+            .field("quote_id", &self.quote_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Topup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topup")
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {

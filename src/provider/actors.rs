@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::ctx::{Ctx, open_leases};
 use super::steps;
 use crate::core::ids::LeaseId;
-use crate::core::lease::Plan;
+use crate::core::lease::{Plan, Step};
 use crate::core::time::Timestamp;
 use crate::ledger::LedgerError;
 
@@ -21,7 +22,11 @@ use crate::ledger::LedgerError;
 /// [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between two tries.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Longest wait of a task; the sweep rings more often than that.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// A task that ran for this long had started well.
+const WELL: Duration = Duration::from_secs(300);
 
 /// The tasks of all leases that are not over.
 #[derive(Default)]
@@ -76,11 +81,15 @@ impl Actors {
 async fn supervise(ctx: Arc<Ctx>, lease: LeaseId, bell: Arc<Notify>) {
     let mut wait = RETRY;
     loop {
+        let began = Instant::now();
         let run = tokio::spawn(run(Arc::clone(&ctx), lease.clone(), Arc::clone(&bell)));
         match AbortOnDropHandle::new(run).await {
             Ok(Ok(())) => break,
             Ok(Err(error)) => tracing::error!(%lease, %error, "the lease's task failed"),
             Err(panic) => tracing::error!(%lease, %panic, "the lease's task died"),
+        }
+        if began.elapsed() > WELL {
+            wait = RETRY;
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_MAX);
@@ -94,34 +103,63 @@ async fn supervise(ctx: Arc<Ctx>, lease: LeaseId, bell: Arc<Notify>) {
     }
 }
 
+/// Steps that failed a moment ago, and when each is tried again.
+#[derive(Default)]
+struct Waits(HashMap<Step, (Instant, Duration)>);
+
+impl Waits {
+    fn holds(&self, step: &Step) -> bool {
+        self.0
+            .get(step)
+            .is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    fn put(&mut self, step: Step) {
+        let wait = self
+            .0
+            .get(&step)
+            .map_or(RETRY, |(_, wait)| (*wait * 2).min(RETRY_MAX));
+        self.0.insert(step, (Instant::now() + wait, wait));
+    }
+
+    /// When the next one of them is tried again.
+    fn next(&self) -> Option<Instant> {
+        let ahead = |until: &Instant| *until > Instant::now();
+        self.0.values().map(|(until, _)| *until).filter(ahead).min()
+    }
+}
+
 async fn run(ctx: Arc<Ctx>, id: LeaseId, bell: Arc<Notify>) -> Result<(), LedgerError> {
-    let mut retry = RETRY;
+    let mut waits = Waits::default();
     loop {
         let Some((lease, payments)) = steps::load(&ctx, &id)? else {
             return Ok(());
         };
-        match Plan::of(&lease, &payments, &ctx.pace(), ctx.now()) {
+        let plan = Plan::beside(&lease, &payments, &ctx.pace(), ctx.now(), |step| {
+            waits.holds(step)
+        });
+        match plan {
             Plan::Over => return steps::archive(&ctx, &lease).await,
-            Plan::WaitUntil(at) => {
-                retry = RETRY;
-                wait_until(&ctx, at, &bell).await;
-            }
-            Plan::Do(step) => match steps::take(&ctx, lease, payments, step, &bell).await? {
-                steps::Taken::Done => retry = RETRY,
-                steps::Taken::TryLater => {
-                    // A bell (a stop, say) is looked at before the time is over.
-                    drop(tokio::time::timeout(retry, bell.notified()).await);
-                    retry = (retry * 2).min(RETRY_MAX);
+            Plan::WaitUntil(at) => wait_until(&ctx, at, waits.next(), &bell).await,
+            Plan::Do(step) => {
+                match steps::take(&ctx, lease, payments, step.clone(), &bell).await? {
+                    steps::Taken::Done => drop(waits.0.remove(&step)),
+                    steps::Taken::TryLater => {
+                        waits.put(step);
+                        steps::answer_late(&ctx, &id).await?;
+                    }
                 }
-            },
+            }
         }
     }
 }
 
-async fn wait_until(ctx: &Ctx, at: Timestamp, bell: &Notify) {
-    let secs = at.secs_since(ctx.now()).max(1);
+async fn wait_until(ctx: &Ctx, at: Timestamp, retry: Option<Instant>, bell: &Notify) {
+    let wait = Duration::from_secs(at.secs_since(ctx.now()).max(1)).min(WAIT_MAX);
+    let until = Instant::now() + wait;
+    let until = retry.map_or(until, |retry| retry.min(until));
     // The wall clock may be set; a sweep rings too, so a long wait is no harm.
-    drop(tokio::time::timeout(Duration::from_secs(secs), bell.notified()).await);
+    drop(tokio::time::timeout_at(until, bell.notified()).await);
 }
 
 /// Rings for every lease that is not over, now and then: what was missed, a set

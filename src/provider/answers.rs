@@ -4,7 +4,7 @@
 use super::ctx::Ctx;
 use super::handlers::{describe, refund};
 use super::refuse::{self, Refusal};
-use crate::core::ids::RequestId;
+use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::{EndCause, Lease, Phase, RefundState};
 use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose};
@@ -16,7 +16,7 @@ use crate::ledger::{
 use crate::protocol::DIALECT;
 use crate::protocol::error::{Code, Money, WireError};
 use crate::protocol::reply::{
-    Answer, Message, Notice, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
+    self, Answer, Message, Notice, Outcome, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
 };
 use crate::relay::Incoming;
 
@@ -107,6 +107,9 @@ fn store(
         return Ok(());
     }
     row.answer = Some(encode(&Message::Reply(reply))?);
+    if row.pending.take().is_some() {
+        tx.delete(&OUTBOX, &pending_key(&row))?;
+    }
     tx.put(&REQUESTS, &request_key(&row.owner, row.id), &row)?;
     send_again(tx, &row, now, until)
 }
@@ -122,9 +125,20 @@ pub(super) fn send_again(
         return Ok(());
     };
     let key = format!("answer/{}", request_key(&row.owner, row.id));
-    // The same answer sent again is the same rumor.
+    enqueue(tx, &key, row, body, now, until)
+}
+
+fn enqueue(
+    tx: &Tx,
+    key: &str,
+    row: &RequestRow,
+    body: String,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), LedgerError> {
+    // The same text sent again is the same rumor.
     let written_at = tx
-        .get(&OUTBOX, &key)?
+        .get(&OUTBOX, key)?
         .map_or(now, |waiting| waiting.written_at);
     let out = OutboxRow {
         to: row.owner,
@@ -135,46 +149,114 @@ pub(super) fn send_again(
         attempts: 0,
         next_attempt: now,
     };
-    tx.put(&OUTBOX, &key, &out)
+    tx.put(&OUTBOX, key, &out)
 }
 
-/// Stores every answer and notice that `lease` owes now. Called in each commit
+/// What a commit changes of a lease.
+pub(super) struct News<'a> {
+    /// The lease before.
+    pub(super) before: &'a Lease,
+    /// The lease after.
+    pub(super) lease: &'a Lease,
+    /// All its payments, after.
+    pub(super) payments: &'a [Payment],
+    /// Whoever has waited too long is answered with what is known.
+    pub(super) late: bool,
+}
+
+/// What was told in a commit, and what is left to tell.
+#[derive(Default)]
+struct Told {
+    /// An answer was given.
+    answered: bool,
+    /// Somebody's answer is still to come, and will bring the refunds.
+    waiting: bool,
+    /// Refunds that went out with an answer or a notice.
+    refunds: Vec<String>,
+}
+
+/// What a request is told.
+enum Say {
+    /// The one answer.
+    Last(Reply),
+    /// That the mint's answer was lost; the one answer comes later.
+    Pending(Reply),
+}
+
+/// Stores every answer and notice that a lease owes now. Called in each commit
 /// that changes a lease; what is answered is not answered again.
-pub(super) fn settle(
-    ctx: &Ctx,
-    tx: &Tx,
-    before: &Lease,
-    lease: &Lease,
-    payments: &[Payment],
-) -> Result<(), LedgerError> {
+pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerError> {
     let now = ctx.now();
     let until = now.plus(ctx.settings().timing.answer);
-    for payment in payments {
-        let key = request_key(&payment.owner, payment.request);
+    let mut told = Told::default();
+    for (request, owner) in requests(news.lease, news.payments) {
+        let key = request_key(&owner, request);
         let Some(row) = tx.get(&REQUESTS, &key)?.filter(|row| row.answer.is_none()) else {
             continue;
         };
-        if let Some(outcome) = payment_outcome(ctx, lease, payment) {
-            let reply = match outcome {
-                Ok(answer) => Reply::result(payment.request, answer),
-                Err(refusal) => Reply::error(payment.request, refusal),
+        match say(ctx, news, &row) {
+            Some(Say::Last(reply)) => {
+                told.answered = true;
+                told.refunds.extend(refund_in(&reply));
+                store(tx, row, reply, now, until)?;
+            }
+            Some(Say::Pending(reply)) => {
+                told.waiting = true;
+                if row.pending.is_none() {
+                    interim(tx, row, reply, now, until)?;
+                }
+            }
+            None => told.waiting = true,
+        }
+    }
+    notices(ctx, tx, news, &mut told)
+}
+
+/// The requests that `lease`'s task answers, with their owners.
+fn requests(lease: &Lease, payments: &[Payment]) -> Vec<(RequestId, PublicKey)> {
+    let paid = payments.iter().map(|p| (p.request, p.owner));
+    let stop = lease.stop_request.map(|request| (request, lease.owner));
+    paid.chain(stop).collect()
+}
+
+/// Whether a request of this lease could be answered, if need be with less than
+/// all there is to tell.
+pub(super) fn someone_waits_too_long(
+    ctx: &Ctx,
+    lease: &Lease,
+    payments: &[Payment],
+) -> Result<bool, LedgerError> {
+    let news = News {
+        before: lease,
+        lease,
+        payments,
+        late: true,
+    };
+    ctx.ledger().read(|reader| {
+        for (request, owner) in requests(lease, payments) {
+            let row = reader.get(&REQUESTS, &request_key(&owner, request))?;
+            let Some(row) = row.filter(|row| row.answer.is_none()) else {
+                continue;
             };
-            store(tx, row, reply, now, until)?;
+            match say(ctx, &news, &row) {
+                Some(Say::Last(_)) => return Ok(true),
+                Some(Say::Pending(_)) if row.pending.is_none() => return Ok(true),
+                _ => {}
+            }
         }
-    }
-    if let (Some(request), true) = (lease.stop_request, is_settled(lease)) {
-        let row = tx.get(&REQUESTS, &request_key(&lease.owner, request))?;
-        if let Some(row) = row.filter(|row| row.answer.is_none()) {
-            store(
-                tx,
-                row,
-                Reply::result(request, Answer::Stop(stopped(lease))),
-                now,
-                until,
-            )?;
-        }
-    }
-    notices(ctx, tx, before, lease)
+        Ok(false)
+    })
+}
+
+fn refund_in(reply: &Reply) -> Option<String> {
+    let refund = match &reply.outcome {
+        Outcome::Error(error) => error.refund.as_ref(),
+        Outcome::Result(answer) => match &**answer {
+            Answer::Stop(stop) => stop.refund.as_ref(),
+            _ => None,
+        },
+    };
+    refund.map(|refund| refund.refund_id.clone())
 }
 
 /// Whether it is over and all money that goes back has been made.
@@ -182,39 +264,97 @@ fn is_settled(lease: &Lease) -> bool {
     lease.has_ended() && lease.refund_to_make().is_none()
 }
 
-/// What a payment's request is answered with, once that is known.
-fn payment_outcome(ctx: &Ctx, lease: &Lease, payment: &Payment) -> Option<Result<Answer, Refusal>> {
-    if payment.state == PaymentState::Rejected {
-        let mints: Vec<_> = ctx
-            .settings()
-            .mints
-            .iter()
-            .map(|mint| mint.url.clone())
-            .collect();
-        let refusal = payment
-            .rejection
-            .as_ref()
-            .map(|why| refuse::rejection(why, &mints));
-        return refusal.map(Err);
+/// What a request of this lease is told now, if anything.
+fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
+    let lease = news.lease;
+    let at_end = matches!(lease.phase, Phase::Ending | Phase::Ended { .. });
+    if lease.stop_request == Some(row.id) {
+        // Long enough for a mint and a backend that answer at all.
+        let patience = ctx.settings().timing.mint.saturating_mul(2);
+        let late = news.late && at_end && ctx.now() >= row.received_at.plus(patience);
+        let answer = (is_settled(lease) || late).then(|| Answer::Stop(stopped(lease, ctx.now())));
+        return answer.map(|answer| Say::Last(Reply::result(row.id, answer)));
     }
-    if payment.state != PaymentState::Settled {
-        let late = payment.state == PaymentState::Unknown && ctx.now() >= payment.deadline;
-        return late.then(|| Err(pending()));
+    let mut payments = news.payments.iter();
+    let payment = payments.find(|payment| payment.request == row.id)?;
+    let late = news.late && ctx.now() >= payment.deadline;
+    match payment.state {
+        PaymentState::Unknown if late => Some(Say::Pending(Reply::error(row.id, pending()))),
+        PaymentState::Rejected => {
+            let mints: Vec<_> = ctx
+                .settings()
+                .mints
+                .iter()
+                .map(|mint| mint.url.clone())
+                .collect();
+            let why = payment.rejection.as_ref()?;
+            let refusal = refuse::rejection(why, &mints);
+            Some(Say::Last(Reply::error(row.id, refusal)))
+        }
+        PaymentState::Settled => {
+            let outcome = paid_outcome(ctx, lease, payment, at_end && late)?;
+            Some(Say::Last(match outcome {
+                Ok(answer) => Reply::result(row.id, answer),
+                Err(refusal) => Reply::error(row.id, refusal),
+            }))
+        }
+        _ => None,
     }
-    let up = matches!(lease.phase, Phase::Active);
+}
+
+/// What money that was taken has become, once that is known.
+fn paid_outcome(
+    ctx: &Ctx,
+    lease: &Lease,
+    payment: &Payment,
+    late: bool,
+) -> Option<Result<Answer, Refusal>> {
+    let up = lease.phase == Phase::Active;
+    // With a stop asked for, money that comes is owed back and adds nothing.
+    let added = payment.added_seconds > 0 || lease.stop_request.is_none();
     match payment.purpose {
         Purpose::Spawn if lease.started_at.is_some() => Some(Ok(spawned(ctx, lease, payment))),
-        Purpose::Topup if up && payment.added_seconds > 0 => Some(Ok(topped_up(lease, payment))),
-        Purpose::Spawn | Purpose::Topup if is_settled(lease) => Some(Err(failed(lease))),
+        Purpose::Topup if up && added => Some(Ok(topped_up(lease, payment))),
+        Purpose::Spawn | Purpose::Topup if is_settled(lease) || late => Some(Err(failed(lease))),
         Purpose::Spawn | Purpose::Topup => None,
     }
+}
+
+/// Tells a request, once, that its answer takes longer; that is not the answer.
+fn interim(
+    tx: &Tx,
+    mut row: RequestRow,
+    reply: Reply,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), LedgerError> {
+    row.pending = Some(encode(&Message::Reply(reply))?);
+    tx.put(&REQUESTS, &request_key(&row.owner, row.id), &row)?;
+    pending_again(tx, &row, now, until)
+}
+
+/// Puts what a request was told meanwhile into the outbox, once more.
+pub(super) fn pending_again(
+    tx: &Tx,
+    row: &RequestRow,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(body) = row.pending.clone().filter(|_| row.answer.is_none()) else {
+        return Ok(());
+    };
+    enqueue(tx, &pending_key(row), row, body, now, until)
+}
+
+fn pending_key(row: &RequestRow) -> String {
+    format!("pending/{}", request_key(&row.owner, row.id))
 }
 
 fn pending() -> Refusal {
     WireError::new(
         Code::PaymentPending,
         "the mint's answer was lost; the provider is finding out",
-        "do not use the token elsewhere; a notice tells what came of it",
+        "do not use the token elsewhere; the answer comes when the mint tells, and asking again with the same request id does no harm",
     )
     .with_money(Money::Pending)
 }
@@ -253,67 +393,76 @@ fn failed(lease: &Lease) -> Refusal {
     WireError::new(code, lease.why.clone(), suggestion).with_refund(back)
 }
 
-fn stopped(lease: &Lease) -> StopAnswer {
+fn stopped(lease: &Lease, now: Timestamp) -> StopAnswer {
     let rate = lease.tier.rate_msat_per_s.max(1);
+    // Booked when nothing is left of the workload; certain since the end began.
+    let served = match lease.phase {
+        Phase::Ended { .. } => lease.money.served,
+        _ => lease.served(now).unwrap_or_default(),
+    };
     let made =
         |refund: &&crate::core::lease::Refund| matches!(refund.state, RefundState::Made { .. });
     StopAnswer {
         lease: lease.id.clone(),
-        served_seconds: lease.money.served.get().div_ceil(rate),
-        served_msat: lease.money.served,
+        served_seconds: served.get().div_ceil(rate),
+        served_msat: served,
         refund: lease.refunds.iter().rev().find(made).and_then(refund),
         refund_fee_msat: lease.money.refund_fees.saturating_sub(lease.money.absorbed),
         credit_msat: lease.money.credit,
     }
 }
 
-/// Notices of what changed from `before` to `lease`.
-fn notices(ctx: &Ctx, tx: &Tx, before: &Lease, lease: &Lease) -> Result<(), LedgerError> {
-    if let Some(lead) = lease
-        .warned
-        .iter()
-        .find(|lead| !before.warned.contains(lead))
-    {
-        let message = format!("the lease ends in about {lead} s; top it up to keep it");
+/// Notices of what changed.
+fn notices(ctx: &Ctx, tx: &Tx, news: &News<'_>, told: &mut Told) -> Result<(), LedgerError> {
+    let (before, lease) = (news.before, news.lease);
+    let say = |event, name: &str, message: &str, refund| {
+        notify(ctx, tx, lease, event, name, message, refund)
+    };
+    let new = |lead: &&u64| !before.warned.contains(lead);
+    if let Some(lead) = lease.warned.iter().find(new) {
+        let left = lease.unserved_seconds(ctx.now());
+        let message = format!("the lease ends in about {left} s; top it up to keep it");
         // A top-up and another warning of the same kind are another notice.
         let end = lease.expires_at.unwrap_or_default().as_secs();
-        notify(
-            ctx,
-            tx,
-            lease,
+        say(
             "expiring",
             &format!("expiring-{lead}-{end}"),
             &message,
+            None,
         )?;
     }
     if before.phase != lease.phase {
         match lease.phase {
             Phase::Grace { destroy_at } => {
                 let message = format!("the time is over; a top-up before {destroy_at} revives it");
-                let id = format!("expired-{}", destroy_at.as_secs());
-                notify(ctx, tx, lease, "expired", &id, &message)?;
+                let name = format!("expired-{}", destroy_at.as_secs());
+                say("expired", &name, &message, None)?;
             }
             Phase::Ended { .. } if lease.cause == Some(EndCause::Expired) => {
-                notify(ctx, tx, lease, "destroyed", "destroyed", &lease.why)?;
+                say("destroyed", "destroyed", &lease.why, None)?;
             }
             _ => {}
         }
     }
-    let told = lease.started_at.is_some() && lease.stop_request.is_none();
-    if told && lease.cause == Some(EndCause::Lost) && is_settled(lease) && !is_settled(before) {
-        notify(ctx, tx, lease, "failed", "failed", &lease.why)?;
+    let unasked = lease.started_at.is_some() && lease.stop_request.is_none();
+    if unasked && lease.cause == Some(EndCause::Lost) && is_settled(lease) && !is_settled(before) {
+        let back = lease.refunds.iter().rev().find_map(refund);
+        told.refunds
+            .extend(back.iter().map(|back| back.refund_id.clone()));
+        say("failed", "failed", &lease.why, back)?;
     }
-    late_refunds(ctx, tx, before, lease)
-}
-
-/// A refund that was made after its request had been answered.
-fn late_refunds(ctx: &Ctx, tx: &Tx, before: &Lease, lease: &Lease) -> Result<(), LedgerError> {
-    for (old, new) in before.refunds.iter().zip(&lease.refunds) {
-        let made = old.state != new.state && matches!(new.state, RefundState::Made { .. });
-        if made && before.has_ended() && lease.cause == Some(EndCause::Lost) {
-            let id = format!("refund-{}", new.id);
-            notify(ctx, tx, lease, "refund", &id, &new.why)?;
+    if told.waiting {
+        // The answer brings one of them, and its commit the others.
+        return Ok(());
+    }
+    for made in lease.refunds.iter().filter_map(refund) {
+        let known = before.refunds.iter().filter_map(refund);
+        let old = known.into_iter().any(|old| old.refund_id == made.refund_id);
+        if (old && !told.answered) || told.refunds.contains(&made.refund_id) {
+            continue;
         }
+        let (name, why) = (format!("refund-{}", made.refund_id), made.why.clone());
+        say("refund", &name, &why, Some(made))?;
     }
     Ok(())
 }
@@ -325,6 +474,7 @@ fn notify(
     event: &str,
     name: &str,
     message: &str,
+    refund: Option<reply::Refund>,
 ) -> Result<(), LedgerError> {
     let now = ctx.now();
     let notice = Notice {
@@ -334,7 +484,7 @@ fn notify(
         event: event.to_owned(),
         message: message.to_owned(),
         expires_at: lease.expires_at,
-        refund: lease.refunds.iter().rev().find_map(refund),
+        refund,
     };
     let relays = tx
         .get(&REQUESTS, &request_key(&lease.owner, lease.request))?

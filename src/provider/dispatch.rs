@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -25,6 +26,17 @@ use crate::relay::Incoming;
 
 /// Requests that are handled at once; more wait in the inbox's channel.
 const PARALLEL: usize = 64;
+
+/// First wait before a message is handled again whose handling the ledger did
+/// not take down; doubles up to [`AGAIN_MAX`].
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest such wait.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// A message written longer ago than this is ignored: what is remembered of
+/// requests that moved no money reaches back a week, and a relay that brings an
+/// old one again must not buy anything. The inbox looks back three days.
+const TOO_OLD: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// Takes messages from the inbox and hands each to a task of its own.
 pub struct Dispatcher {
@@ -114,28 +126,41 @@ impl Dispatcher {
 
     /// Handles one message in a task of its own; waits only for a place.
     pub async fn dispatch(&self, message: Incoming) {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+        let (ctx, busy) = (Arc::clone(&self.ctx), Arc::clone(&self.busy));
+        let places = Arc::clone(&self.places);
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let (ctx, busy) = (Arc::clone(&self.ctx), Arc::clone(&self.busy));
         let stop = self.stop.clone();
         self.tasks.spawn(stop.run_until_cancelled_owned(async move {
-            let _place = place;
-            let rumor = message.rumor;
-            // In a task of its own, so that a panic is an answer and not the end.
-            let inner = tokio::spawn(one(Arc::clone(&ctx), busy, message.clone()));
-            match AbortOnDropHandle::new(inner).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => drop(refuse::internal(&error)),
-                Err(panic) => {
-                    tracing::error!(%rumor, %panic, "a handler died");
-                    if let Err(error) = after_panic(&ctx, &message).await {
-                        drop(refuse::internal(&error));
-                    }
-                }
+            let mut place = Some(place);
+            let mut wait = AGAIN;
+            while !handled(&ctx, &busy, &message).await {
+                // The ledger failed: the message is stored, and nobody brings it
+                // again before the next start.
+                drop(place.take());
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(AGAIN_MAX);
+                place = Arc::clone(&places).acquire_owned().await.ok();
             }
         }));
     }
+}
+
+/// Handles a message in a task of its own, so that a panic is an answer and not
+/// the end. `false` where the ledger failed.
+async fn handled(ctx: &Arc<Ctx>, busy: &Arc<Busy>, message: &Incoming) -> bool {
+    let rumor = message.rumor;
+    let inner = tokio::spawn(one(Arc::clone(ctx), Arc::clone(busy), message.clone()));
+    let done = match AbortOnDropHandle::new(inner).await {
+        Ok(done) => done,
+        Err(panic) => {
+            tracing::error!(%rumor, %panic, "a handler died");
+            after_panic(ctx, message).await
+        }
+    };
+    done.inspect_err(|error| drop(refuse::internal(error)))
+        .is_ok()
 }
 
 /// Messages that were stored and not dealt with.
@@ -160,6 +185,10 @@ fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
 }
 
 async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), LedgerError> {
+    if message.written_at < ctx.now().minus(TOO_OLD) {
+        tracing::info!(rumor = %message.rumor, "written too long ago; ignored");
+        return done(&ctx, &message, None).await;
+    }
     let Ok(envelope) = serde_json::from_str::<Envelope>(&message.body) else {
         tracing::debug!(rumor = %message.rumor, "not a request; ignored");
         return done(&ctx, &message, None).await;
@@ -173,7 +202,14 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         return done(&ctx, &message, Some(id)).await;
     };
     if let Err(refusal) = admit(&ctx, &message, dialect) {
-        return answers::unstored(&ctx, &message, id, refusal).await;
+        // A refusal says that the token is untouched. That is no answer to a
+        // request that was taken before: it has its own.
+        if !is_taken(&ctx, &message, id)? {
+            return answers::unstored(&ctx, &message, id, refusal).await;
+        }
+        if refusal.code == Code::TooManyRequests {
+            return done(&ctx, &message, Some(id)).await;
+        }
     }
     let hash = hex::encode(Sha256::digest(message.body.as_bytes()));
     match known(&ctx, &message, id, hash).await? {
@@ -189,6 +225,13 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         Known::Pending => done(&ctx, &message, Some(id)).await,
         Known::New => handle(&ctx, &message, id).await,
     }
+}
+
+/// Whether the request is answered or under way.
+fn is_taken(ctx: &Ctx, message: &Incoming, id: RequestId) -> Result<bool, LedgerError> {
+    let key = request_key(&message.sender, id);
+    let row = ctx.ledger().read(|reader| reader.get(&REQUESTS, &key))?;
+    Ok(row.is_some_and(|row| row.lease.is_some() || row.answer.is_some()))
 }
 
 /// Whether this sender is served at all, and now.
@@ -262,6 +305,7 @@ async fn known(
                     lease: None,
                     payment: None,
                     answer: None,
+                    pending: None,
                 };
                 tx.put(&REQUESTS, &key, &row)?;
                 return Ok(Known::New);
@@ -278,14 +322,14 @@ async fn known(
                 answers::send_again(tx, &row, now, now.plus(keep))?;
                 return Ok(Known::Answered);
             }
-            Ok(if row.lease.is_some() {
-                Known::Pending
-            } else {
-                Known::New
-            })
+            if row.lease.is_none() {
+                return Ok(Known::New);
+            }
+            answers::pending_again(tx, &row, now, now.plus(keep))?;
+            Ok(Known::Pending)
         })
         .await?;
-    if matches!(found, Known::Answered) {
+    if matches!(found, Known::Answered | Known::Pending) {
         ctx.outbox.notify_one();
     }
     Ok(found)

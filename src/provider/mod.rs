@@ -21,5 +21,5 @@ pub mod settings;
 mod steps;
 pub mod stores;
 pub mod supervise;
-mod upkeep;
+pub mod upkeep;
 mod validate;

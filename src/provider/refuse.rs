@@ -1,5 +1,6 @@
 //! Every refusal, written once: code, sentence, what to do next.
 
+use crate::core::lease::{Lease, Phase};
 use crate::core::money::Msat;
 use crate::core::payment::Rejection;
 use crate::core::pricing::PriceError;
@@ -16,7 +17,7 @@ pub(super) fn internal(error: &LedgerError) -> Refusal {
     WireError::new(
         Code::Internal,
         "the provider could not write this down",
-        "try again later with the same request id",
+        "try again later with a new request id",
     )
 }
 
@@ -57,7 +58,7 @@ pub(super) fn wallet(error: &WalletError, accepted: &[String]) -> Refusal {
             tracing::error!(%error, "the wallet failed");
             (
                 Code::Internal,
-                "try again later with the same request id".to_owned(),
+                "try again later with a new request id".to_owned(),
             )
         }
     };
@@ -84,6 +85,12 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             Code::ImageUnavailable,
             why.clone(),
             "choose another image or try again later; the token is still yours",
+        ),
+        Rejection::LeaseEnded => ended(),
+        Rejection::Late => WireError::new(
+            Code::RequestExpired,
+            "the provider was away too long and came to it too late",
+            "ask again with a new request id; the token is still yours",
         ),
         Rejection::Internal(_) => WireError::new(
             Code::Internal,
@@ -130,6 +137,27 @@ pub(super) fn not_found() -> Refusal {
         Code::NotFound,
         "you have no lease with this id here",
         "look at your leases with `satlet ls`",
+    )
+}
+
+/// The lease takes no top-up as it stands.
+pub(super) fn no_topup(lease: &Lease) -> Refusal {
+    if lease.phase != Phase::Reserved {
+        return ended();
+    }
+    WireError::new(
+        Code::NotFound,
+        "the lease is not paid yet",
+        "wait for the answer to its spawn; the token is still yours",
+    )
+}
+
+/// The lease is over, or its end is asked for already.
+pub(super) fn stopped() -> Refusal {
+    WireError::new(
+        Code::LeaseEnded,
+        "the lease has ended, or is being ended",
+        "a status of the lease tells what came back",
     )
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::core::capacity::Capacity;
 use crate::core::ids::{Name, PublicKey};
+use crate::core::policy::images::{self, ReferenceError};
 use crate::core::pricing::Tier;
 use crate::gateway::GatewayLimits;
 
@@ -112,34 +113,23 @@ pub struct ImagePolicy {
 }
 
 impl ImagePolicy {
-    /// Whether this image (`host`, a reference, the name of a layout) may be
-    /// asked for: one of the patterns fits all of it.
-    pub fn allows(&self, image: &str) -> bool {
-        self.allow.iter().any(|pattern| fits(pattern, image))
+    /// The image's name as it is matched and run: `host`, the name of a layout,
+    /// or a reference in full.
+    ///
+    /// # Errors
+    /// Neither of these.
+    pub fn normal(&self, image: &str) -> Result<String, ReferenceError> {
+        if image == "host" || self.layouts.contains_key(image) {
+            return Ok(image.to_owned());
+        }
+        images::validate_reference(image)
     }
-}
 
-/// Whether `pattern`, in which `*` is any run of characters, fits all of `text`.
-fn fits(pattern: &str, text: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else {
-        return pattern == text;
-    };
-    let Some(mut text) = text.strip_prefix(head) else {
-        return false;
-    };
-    // Each part between two stars is taken where it comes first; the last one
-    // has to end the text.
-    let mut parts = rest.split('*').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return text.ends_with(part);
-        }
-        match text.find(part) {
-            Some(at) => text = text.get(at + part.len()..).unwrap_or(""),
-            None => return false,
-        }
+    /// Whether this image may be asked for.
+    pub fn allows(&self, image: &str) -> bool {
+        self.normal(image)
+            .is_ok_and(|image| images::allowed(&self.allow, &image))
     }
-    true
 }
 
 /// The SSH gateway.

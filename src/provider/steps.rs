@@ -31,6 +31,13 @@ pub(super) enum Taken {
 /// How long a backend may take for anything but making a workload.
 const CALL: Duration = Duration::from_secs(30);
 
+/// How long an operation of the wallet is waited for: it is made of several
+/// requests and waits for its turn, and one that is given up too early may yet
+/// make a token that nobody takes.
+fn operation(ctx: &Ctx) -> Duration {
+    ctx.settings().timing.mint.saturating_mul(4)
+}
+
 /// The lease with its payments, while it is not archived.
 pub(super) fn load(ctx: &Ctx, id: &LeaseId) -> Result<Option<(Lease, Vec<Payment>)>, LedgerError> {
     ctx.ledger().read(|reader| {
@@ -78,7 +85,7 @@ pub(super) async fn take(
             None => Ok(Taken::TryLater),
         },
         Step::Resolve(id) => match paid(id) {
-            Some(payment) => pay::resolve(ctx, &lease, payment).await,
+            Some(payment) => pay::resolve(ctx, payment).await,
             None => Ok(Taken::TryLater),
         },
         Step::Provision => provision(ctx, &lease, bell).await,
@@ -103,6 +110,25 @@ pub(super) async fn change<F>(ctx: &Arc<Ctx>, id: &LeaseId, edit: F) -> Result<(
 where
     F: FnOnce(&ledger::Tx, &mut Lease) -> Result<(), LedgerError> + Send + 'static,
 {
+    commit(ctx, id, false, edit).await
+}
+
+/// After a step that failed: answers whoever has waited long enough with what is
+/// known, though not all of it is done.
+pub(super) async fn answer_late(ctx: &Arc<Ctx>, id: &LeaseId) -> Result<(), LedgerError> {
+    let Some((lease, payments)) = load(ctx, id)? else {
+        return Ok(());
+    };
+    if answers::someone_waits_too_long(ctx, &lease, &payments)? {
+        commit(ctx, id, true, |_, _| Ok(())).await?;
+    }
+    Ok(())
+}
+
+async fn commit<F>(ctx: &Arc<Ctx>, id: &LeaseId, late: bool, edit: F) -> Result<(), LedgerError>
+where
+    F: FnOnce(&ledger::Tx, &mut Lease) -> Result<(), LedgerError> + Send + 'static,
+{
     let (shared, key) = (Arc::clone(ctx), id.clone());
     let (before, after) = ctx
         .ledger()
@@ -114,7 +140,13 @@ where
             edit(tx, &mut lease)?;
             tx.put(&LEASES, key.as_str(), &lease)?;
             let payments = payments_of(tx, &lease)?;
-            answers::settle(&shared, tx, &before, &lease, &payments)?;
+            let news = answers::News {
+                before: &before,
+                lease: &lease,
+                payments: &payments,
+                late,
+            };
+            answers::settle(&shared, tx, &news)?;
             Ok((before, lease))
         })
         .await?;

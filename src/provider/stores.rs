@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use super::ctx::Ctx;
 use crate::core::ids::EventId;
 use crate::core::time::Timestamp;
-use crate::ledger::{INBOX, InboxRow, LedgerError, OUTBOX, RELAYS, WRAPS, event_key};
+use crate::ledger::{
+    INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, RELAYS, Tx, WRAPS, event_key,
+};
 use crate::relay::{InboxStore, Incoming, OutboxStore, Outgoing, StoreError};
 
 /// The ledger behind the inbox and the outbox.
@@ -22,6 +24,21 @@ impl Stores {
 
 fn failed(error: LedgerError) -> StoreError {
     StoreError(error.to_string())
+}
+
+/// The outbox's name of a row as it stands: with how many relays it names. A row
+/// that is put again while it is being sent names one more, and a relay's word
+/// on the attempt before says nothing about that.
+fn attempt_id(key: &str, relays: usize) -> String {
+    format!("{key}#{relays}")
+}
+
+/// The row that an attempt was about, unless it was put again meanwhile.
+fn attempted(tx: &Tx, id: &str) -> Result<Option<(String, OutboxRow)>, LedgerError> {
+    let key = id.rsplit_once('#').map_or(id, |(key, _)| key);
+    let row = tx.get(&OUTBOX, key)?;
+    let same = row.filter(|row| attempt_id(key, row.relays.len()) == id);
+    Ok(same.map(|row| (key.to_owned(), row)))
 }
 
 #[async_trait]
@@ -103,8 +120,8 @@ impl OutboxStore for Stores {
         let mut due: Vec<_> = rows
             .into_iter()
             .filter(|(_, row)| row.next_attempt <= now)
-            .map(|(id, row)| Outgoing {
-                id,
+            .map(|(key, row)| Outgoing {
+                id: attempt_id(&key, row.relays.len()),
                 to: row.to,
                 body: row.body,
                 relays: row.relays,
@@ -128,7 +145,10 @@ impl OutboxStore for Stores {
         let id = id.to_owned();
         self.0
             .ledger()
-            .write(move |tx| tx.delete(&OUTBOX, &id))
+            .write(move |tx| match attempted(tx, &id)? {
+                Some((key, _)) => tx.delete(&OUTBOX, &key),
+                None => Ok(()),
+            })
             .await
             .map_err(failed)
     }
@@ -136,12 +156,12 @@ impl OutboxStore for Stores {
     async fn postponed(&self, id: &str, attempts: u32, until: Timestamp) -> Result<(), StoreError> {
         let id = id.to_owned();
         let write = self.0.ledger().write(move |tx| {
-            let Some(mut row) = tx.get(&OUTBOX, &id)? else {
+            let Some((key, mut row)) = attempted(tx, &id)? else {
                 return Ok(());
             };
             row.attempts = attempts;
             row.next_attempt = until;
-            tx.put(&OUTBOX, &id, &row)
+            tx.put(&OUTBOX, &key, &row)
         });
         write.await.map_err(failed)
     }
@@ -151,7 +171,10 @@ impl OutboxStore for Stores {
         let id = id.to_owned();
         self.0
             .ledger()
-            .write(move |tx| tx.delete(&OUTBOX, &id))
+            .write(move |tx| match attempted(tx, &id)? {
+                Some((key, _)) => tx.delete(&OUTBOX, &key),
+                None => Ok(()),
+            })
             .await
             .map_err(failed)
     }

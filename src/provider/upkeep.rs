@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ctx::Ctx;
+use crate::core::lease::{Books, Lease, Phase};
+use crate::core::payment::{Payment, PaymentState};
 use crate::core::time::Timestamp;
-use crate::ledger::{ENDED, INBOX, LEASES, LedgerError, WRAPS};
+use crate::ledger::{
+    ENDED, INBOX, LEASES, LedgerError, PAYMENTS, PROOFS, REQUESTS, Reader, Tx, WRAPS,
+};
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(60);
@@ -49,31 +53,81 @@ async fn tidy(ctx: &Ctx) {
     }
 }
 
-async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
+/// Forgets what nobody can ask for any more: old messages, the answers to
+/// requests that moved no money, and leases that were never paid, with their
+/// payments and their claims on proofs. What is about money is kept.
+pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
     let before = ctx.now().minus(REMEMBER);
-    let (wraps, inbox) = ctx
-        .ledger()
-        .read(|reader| Ok((reader.all(&WRAPS)?, reader.all(&INBOX)?)))?;
-    let old = |at: Timestamp| at < before;
-    let wraps: Vec<_> = wraps
-        .into_iter()
-        .filter(|(_, at)| old(*at))
-        .map(|(k, _)| k)
-        .collect();
-    let inbox: Vec<_> = inbox
-        .into_iter()
-        .filter(|(_, row)| row.done && old(row.received_at))
-        .map(|(key, _)| key)
-        .collect();
-    if wraps.is_empty() && inbox.is_empty() {
+    let gone = ctx.ledger().read(|reader| Gone::of(reader, before))?;
+    if gone.is_empty() {
         return Ok(());
     }
-    ctx.ledger()
-        .write(move |tx| {
-            wraps.iter().try_for_each(|key| tx.delete(&WRAPS, key))?;
-            inbox.iter().try_for_each(|key| tx.delete(&INBOX, key))
+    ctx.ledger().write(move |tx| gone.delete(tx)).await
+}
+
+/// Keys of rows to be forgotten.
+struct Gone {
+    wraps: Vec<String>,
+    inbox: Vec<String>,
+    requests: Vec<String>,
+    payments: Vec<Payment>,
+    leases: Vec<String>,
+}
+
+impl Gone {
+    fn of(reader: &Reader, before: Timestamp) -> Result<Self, LedgerError> {
+        fn keys<V>(rows: Vec<(String, V)>, old: impl Fn(&V) -> bool) -> Vec<String> {
+            let old = rows.into_iter().filter(|(_, row)| old(row));
+            old.map(|(key, _)| key).collect()
+        }
+        let ended = |at: &Lease| matches!(at.phase, Phase::Ended { at } if at < before);
+        let payments = reader.all(&PAYMENTS)?.into_iter().map(|(_, row)| row);
+        let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
+        Ok(Self {
+            wraps: keys(reader.all(&WRAPS)?, |at| *at < before),
+            inbox: keys(reader.all(&INBOX)?, |row| {
+                row.done && row.received_at < before
+            }),
+            requests: keys(reader.all(&REQUESTS)?, |row| {
+                row.answer.is_some() && row.lease.is_none() && row.received_at < before
+            }),
+            payments: payments.filter(rejected).collect(),
+            leases: keys(reader.all(&ENDED)?, |lease| {
+                ended(lease) && lease.money == Books::default()
+            }),
         })
-        .await
+    }
+
+    fn is_empty(&self) -> bool {
+        self.payments.is_empty()
+            && [&self.wraps, &self.inbox, &self.requests, &self.leases]
+                .iter()
+                .all(|keys| keys.is_empty())
+    }
+
+    fn delete(&self, tx: &Tx) -> Result<(), LedgerError> {
+        let Self { wraps, inbox, .. } = self;
+        wraps.iter().try_for_each(|key| tx.delete(&WRAPS, key))?;
+        inbox.iter().try_for_each(|key| tx.delete(&INBOX, key))?;
+        let requests = &mut self.requests.iter();
+        requests.try_for_each(|key| tx.delete(&REQUESTS, key))?;
+        let leases = &mut self.leases.iter();
+        leases.try_for_each(|key| tx.delete(&ENDED, key))?;
+        for payment in &self.payments {
+            let key = payment.id.to_hex();
+            // Its proofs may have been brought again since this was read.
+            if tx.get(&PAYMENTS, &key)?.as_ref() != Some(payment) {
+                continue;
+            }
+            tx.delete(&PAYMENTS, &key)?;
+            for y in &payment.ys {
+                if tx.get(&PROOFS, y)? == Some(payment.id) {
+                    tx.delete(&PROOFS, y)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Destroys workloads of ours whose lease is over. One whose lease is not known

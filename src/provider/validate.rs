@@ -129,13 +129,9 @@ fn image(ctx: &Ctx, wanted: &Wanted, tier: Tier) -> Result<Accepted, Refusal> {
 /// The image's normalised name, if it may be asked for here.
 fn allowed_image(ctx: &Ctx, name: &str) -> Result<String, Refusal> {
     let policy = &ctx.settings().images;
-    let known = name == "host" || policy.layouts.contains_key(name);
-    let normal = if known {
-        name.to_owned()
-    } else {
-        images::validate_reference(name)
-            .map_err(|error| not_allowed(ctx, &format!("not an image reference: {error}")))?
-    };
+    let normal = policy
+        .normal(name)
+        .map_err(|error| not_allowed(ctx, &format!("not an image reference: {error}")))?;
     if images::allowed(&policy.allow, &normal) {
         Ok(normal)
     } else {

@@ -33,7 +33,7 @@ use crate::core::ids::{EventId, PublicKey};
 use crate::core::time::Timestamp;
 
 /// A message to us, verified: the seal's signer is the rumor's author.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incoming {
     /// Id of the rumor (kind 14): the same however often it is wrapped.
     pub rumor: EventId,
@@ -47,6 +47,17 @@ pub struct Incoming {
     pub relay: String,
     /// The plaintext, at most [`MAX_PLAINTEXT`] bytes.
     pub body: String,
+}
+
+/// Without the text, which may hold a token.
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming")
+            .field("rumor", &self.rumor)
+            .field("sender", &self.sender)
+            .field("relay", &self.relay)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Longest plaintext that is handed on, in bytes: what NIP-44 can carry.
@@ -104,7 +115,7 @@ pub trait InboxStore: Send + Sync {
 }
 
 /// A message that has to reach somebody.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outgoing {
     /// The caller's name for it, unique for ever.
     pub id: String,
@@ -124,6 +135,17 @@ pub struct Outgoing {
     pub attempts: u32,
     /// Not to be sent before this.
     pub next_attempt: Timestamp,
+}
+
+/// Without the text, which may hold a token.
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("id", &self.id)
+            .field("to", &self.to)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where messages wait until a relay has confirmed them.

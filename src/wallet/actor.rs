@@ -24,6 +24,15 @@ pub(super) enum Lost {
     Begun,
 }
 
+/// Decides, when it is dropped, that an operation does not begin any more.
+struct Left(Arc<AtomicBool>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// An account and the task that works on it. The task ends with the last
 /// sender, after what it had begun.
 #[derive(Debug)]
@@ -72,6 +81,9 @@ impl<A: Send + Sync + 'static> Actor<A> {
         // Whoever sets it first decides: the task begins, or the caller left before.
         let decided = Arc::new(AtomicBool::new(false));
         let begun = Arc::clone(&decided);
+        // A caller that is dropped has left too: what it asked for must not begin
+        // when nobody takes the result.
+        let _left = Left(Arc::clone(&decided));
         let (reply, answer) = oneshot::channel();
         let job: Job<A> = Box::new(move |account| {
             Box::pin(async move {

@@ -325,6 +325,12 @@ async fn a_kept_demo_is_entered_by_the_stock_client_and_cleared_away() {
         ran.status.success() && out(&ran).starts_with("Linux"),
         "{ran:?}"
     );
+    let topup = exec.replace(" exec ", " topup ");
+    let (topup, _) = topup.split_once(" -- ").unwrap();
+    let line = format!("{topup} --for 1m --json");
+    let ran = finish(kept.stage.command(&["sh", "-c", &line], &[])).await;
+    let added: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(added["added_seconds"], 60, "{ran:?}");
 
     // Its own files aside, nothing of it is left.
     std::fs::remove_dir_all(kept.stage.dir.path().join("files")).unwrap();

@@ -218,6 +218,18 @@ async fn bodies_that_are_no_requests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_old_message_brought_again_buys_nothing() {
+    let shop = Shop::open().await;
+    let token = shop.mint.token(sat(100));
+    let old = shop.ctx().now().minus(Duration::from_secs(6 * 24 * 3600));
+    shop.deliver_written(key(1), body(new_id(), spawn(token.clone())), old)
+        .await;
+    shop.ask(key(2), Ask::List).await.unwrap();
+    assert_eq!(shop.sent().len(), 1, "only the second one is answered");
+    assert!(!shop.mint.is_spent(&token));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_token_pays_one_request() {
     let shop = Shop::open().await;
     let token = shop.mint.token(sat(100));

@@ -208,12 +208,17 @@ impl Shop {
 
     /// Delivers a request, as the inbox does after it has stored it.
     pub async fn deliver(&self, owner: PublicKey, body: String) {
+        self.deliver_written(owner, body, self.ctx().now()).await;
+    }
+
+    /// The same, written at another time.
+    pub async fn deliver_written(&self, owner: PublicKey, body: String, written_at: Timestamp) {
         let running = self.running.as_ref().unwrap();
         let now = self.ctx().now();
         let message = Incoming {
             rumor: EventId::from_bytes(rand::random()),
             sender: owner,
-            written_at: now,
+            written_at,
             received_at: now,
             relay: "ws://relay.test".to_owned(),
             body,

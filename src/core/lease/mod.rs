@@ -206,12 +206,25 @@ pub struct Misstep {
 }
 
 impl Lease {
-    /// Seconds that are paid and not served at `now`.
+    /// Seconds that are paid and not served at `now`. Never more than the books
+    /// have money for: a clock that was set back sells nothing again.
     pub fn unserved_seconds(&self, now: Timestamp) -> u64 {
-        match self.phase {
-            Phase::Active => self.expires_at.map_or(0, |end| end.secs_since(now)),
-            _ => self.waiting_seconds,
-        }
+        let Phase::Active = self.phase else {
+            return self.waiting_seconds;
+        };
+        let left = self.expires_at.map_or(0, |end| end.secs_since(now));
+        let paid_for = self
+            .unspent()
+            .and_then(|rest| rest.get().checked_div(self.tier.rate_msat_per_s));
+        left.min(paid_for.unwrap_or(0))
+    }
+
+    /// What the books hold for time, served or not.
+    fn unspent(&self) -> Option<Msat> {
+        let b = &self.money;
+        let elsewhere =
+            Msat::checked_sum([b.mint_fees, b.owed, b.refunded, b.refund_fees, b.credit])?;
+        b.paid.checked_add(b.absorbed)?.checked_sub(elsewhere)
     }
 
     /// Whether people may enter now.
@@ -224,28 +237,16 @@ impl Lease {
         matches!(self.phase, Phase::Ended { .. })
     }
 
-    /// Whether a top-up may be taken for it.
+    /// Whether a top-up may be taken for it: it was paid and is not at its end.
     pub fn takes_topup(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Active | Phase::Expiring | Phase::Grace { .. }
-        ) && self.stop_request.is_none()
+        self.phase != Phase::Reserved && !ending(self.phase) && self.stop_request.is_none()
     }
 
     /// Price of what was served until `now`, by what the books leave over.
     pub fn served(&self, now: Timestamp) -> Option<Msat> {
-        let b = &self.money;
-        let unserved =
-            Msat::new(self.tier.rate_msat_per_s).checked_mul(self.unserved_seconds(now))?;
-        let elsewhere = Msat::checked_sum([
-            b.mint_fees,
-            unserved,
-            b.owed,
-            b.refunded,
-            b.refund_fees,
-            b.credit,
-        ])?;
-        b.paid.checked_add(b.absorbed)?.checked_sub(elsewhere)
+        let rate = Msat::new(self.tier.rate_msat_per_s);
+        let unserved = rate.checked_mul(self.unserved_seconds(now))?;
+        self.unspent()?.checked_sub(unserved)
     }
 
     /// Whether the books are in balance at `now`: nothing was served before the
@@ -305,6 +306,8 @@ impl Lease {
                 self.end(EndCause::ProvisioningFailed, &why, now)?;
             }
             (Event::TimeOver, Phase::Active) => {
+                // How long stopping may take is counted from here.
+                self.looked_at = now;
                 self.turn(Phase::Expiring, "its time is over; being stopped");
             }
             (Event::Stopped { grace }, Phase::Expiring) => {
@@ -314,7 +317,7 @@ impl Lease {
                     "its time is over; a top-up revives it",
                 );
             }
-            (Event::GraceOver, Phase::Grace { .. }) => {
+            (Event::GraceOver, Phase::Expiring | Phase::Grace { .. }) => {
                 self.end(EndCause::Expired, "its time and its grace are over", now)?;
             }
             (Event::Warned(lead), _) => self.warned.push(lead),
@@ -368,8 +371,8 @@ impl Lease {
         let net = face.checked_sub(fee)?;
         self.money.paid = self.money.paid.checked_add(face)?;
         self.money.mint_fees = self.money.mint_fees.checked_add(fee)?;
-        if !matches!(self.phase, Phase::Reserved) && !self.takes_topup() {
-            // The lease ended while the money was on its way.
+        if self.phase != Phase::Reserved && !self.takes_topup() {
+            // It ended, or its end was asked for, while the money was on its way.
             return self.owe(face, fee, true, purse, "the lease had ended");
         }
         self.purse = Some(purse);
@@ -383,13 +386,14 @@ impl Lease {
             self.warned.clear();
             return Some(());
         }
-        self.waiting_seconds = bought.seconds;
-        self.waiting_fees = fee;
-        let (phase, why) = match self.phase {
-            Phase::Reserved => (Phase::Provisioning { deadline }, "paid, being started"),
-            _ => (Phase::Reviving { deadline }, "paid again, being started"),
-        };
-        self.turn(phase, why);
+        self.waiting_seconds = self.waiting_seconds.checked_add(bought.seconds)?;
+        self.waiting_fees = self.waiting_fees.checked_add(fee)?;
+        match self.phase {
+            // Being brought up already; the deadline of that stays.
+            Phase::Provisioning { .. } | Phase::Reviving { .. } => {}
+            Phase::Reserved => self.turn(Phase::Provisioning { deadline }, "paid, being started"),
+            _ => self.turn(Phase::Reviving { deadline }, "paid again, being started"),
+        }
         Some(())
     }
 

@@ -12,10 +12,12 @@ pub struct Pace {
     pub warnings: Vec<u64>,
     /// How often a running workload is looked at.
     pub look_every: u64,
+    /// How long stopping a workload may take before it is destroyed instead.
+    pub stopping: u64,
 }
 
 /// One thing to do. The provider does it and tells the lease what came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Ask the mint about the proofs, and if they are unspent redeem them.
     Redeem(PaymentId),
@@ -57,29 +59,64 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// The plan for `lease` with its open `payments` at `now`.
+    /// The plan for `lease` with its `payments` at `now`.
     ///
     /// Money comes first, so that nothing that was paid waits behind something
-    /// slow; then what the owner asked for; then the clock.
+    /// slow; then what the owner asked for; then the clock; then refunds.
     pub fn of(lease: &Lease, payments: &[Payment], pace: &Pace, now: Timestamp) -> Self {
-        let open = payments.iter().find(|payment| payment.is_open());
-        if let Some(step) = open.and_then(|payment| payment_step(payment.id, payment.state)) {
+        Self::beside(lease, payments, pace, now, |_| false)
+    }
+
+    /// The same, but for steps that failed a moment ago and wait for their next
+    /// try: what does not hang on them goes on. A mint that is down holds up no
+    /// end, and a backend that is down no refund.
+    pub fn beside(
+        lease: &Lease,
+        payments: &[Payment],
+        pace: &Pace,
+        now: Timestamp,
+        waits: impl Fn(&Step) -> bool,
+    ) -> Self {
+        let money = payments.iter().filter_map(payment_step);
+        if let Some(step) = money.into_iter().find(|step| !waits(step)) {
             return Self::Do(step);
         }
-        if !super::ending(lease.phase) && lease.stop_request.is_some() {
+        let can_stop = lease.phase != Phase::Reserved && !super::ending(lease.phase);
+        if can_stop && lease.stop_request.is_some() {
             return Self::Do(Step::BeginStop);
         }
-        match phase_plan(lease, pace, now) {
-            Self::Do(step) => Self::Do(step),
-            idle => lease
-                .refund_to_make()
-                .map_or(idle, |refund| Self::Do(Step::MakeRefund(refund.id.clone()))),
+        let idle = match phase_plan(lease, pace, now) {
+            Self::Do(step) if waits(&step) => Self::WaitUntil(deadline(lease, pace)),
+            Self::Do(step) => return Self::Do(step),
+            idle => idle,
+        };
+        let mut refunds = lease.refunds_to_make();
+        if let Some(refund) = refunds.find(|refund| !waits(&Step::MakeRefund(refund.id.clone()))) {
+            return Self::Do(Step::MakeRefund(refund.id.clone()));
+        }
+        let open = lease.refund_to_make().is_some() || payments.iter().any(Payment::is_open);
+        match idle {
+            Self::Over if open => Self::WaitUntil(NEVER),
+            idle => idle,
         }
     }
 }
 
-fn payment_step(id: PaymentId, state: PaymentState) -> Option<Step> {
-    match state {
+/// Nothing but another event or a step's next try changes anything.
+const NEVER: Timestamp = Timestamp::from_secs(u64::MAX);
+
+/// When a phase whose step fails is given up.
+fn deadline(lease: &Lease, pace: &Pace) -> Timestamp {
+    match lease.phase {
+        Phase::Provisioning { deadline } | Phase::Reviving { deadline } => deadline,
+        Phase::Expiring => lease.looked_at.plus_secs(pace.stopping),
+        _ => NEVER,
+    }
+}
+
+fn payment_step(payment: &Payment) -> Option<Step> {
+    let id = payment.id;
+    match payment.state {
         PaymentState::Reserved => Some(Step::Redeem(id)),
         // A redemption is begun and ended by one step; met at rest, its process died.
         PaymentState::Redeeming | PaymentState::Unknown => Some(Step::Resolve(id)),
@@ -89,14 +126,15 @@ fn payment_step(id: PaymentId, state: PaymentState) -> Option<Step> {
 
 fn phase_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
     match lease.phase {
-        // Its payment is open, and came first.
-        Phase::Reserved => Plan::WaitUntil(now.plus_secs(1)),
+        // Its payment is open: what becomes of it decides.
+        Phase::Reserved => Plan::WaitUntil(NEVER),
         Phase::Provisioning { deadline } | Phase::Reviving { deadline } if now >= deadline => {
             Plan::Do(Step::GiveUp)
         }
         Phase::Provisioning { .. } => Plan::Do(Step::Provision),
         Phase::Reviving { .. } => Plan::Do(Step::Revive),
         Phase::Active => active_plan(lease, pace, now),
+        Phase::Expiring if now >= deadline(lease, pace) => Plan::Do(Step::GraceOver),
         Phase::Expiring => Plan::Do(Step::StopWorkload),
         Phase::Grace { destroy_at } if now >= destroy_at => Plan::Do(Step::GraceOver),
         Phase::Grace { destroy_at } => Plan::WaitUntil(destroy_at),
@@ -109,16 +147,18 @@ fn active_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
     let Some(end) = lease.expires_at else {
         return Plan::Do(Step::TimeOver);
     };
-    let left = end.secs_since(now);
+    let left = lease.unserved_seconds(now);
     if left == 0 {
         return Plan::Do(Step::TimeOver);
     }
-    let due = |lead: &u64| left <= *lead && !lease.warned.contains(lead);
+    // A later warning says all that an earlier one would have said.
+    let due = |lead: &u64| left <= *lead && !lease.warned.iter().any(|told| told <= lead);
     if let Some(lead) = pace.warnings.iter().filter(|lead| due(lead)).min() {
         return Plan::Do(Step::Warn(*lead));
     }
     let look_at = lease.looked_at.plus_secs(pace.look_every);
-    if now >= look_at {
+    // A look that lies in the future was before the clock was set back.
+    if now >= look_at || now < lease.looked_at {
         return Plan::Do(Step::Look);
     }
     let warn_at = |lead: &u64| Timestamp::from_secs(end.as_secs().saturating_sub(*lead));

@@ -101,14 +101,45 @@ impl Lease {
 
     /// The first refund that is to be made.
     pub fn refund_to_make(&self) -> Option<&Refund> {
-        self.refunds
-            .iter()
-            .find(|refund| refund.state == RefundState::Owed)
+        self.refunds_to_make().next()
+    }
+
+    /// All refunds that are to be made.
+    pub fn refunds_to_make(&self) -> impl Iterator<Item = &Refund> {
+        let owed = |refund: &&Refund| refund.state == RefundState::Owed;
+        self.refunds.iter().filter(owed)
+    }
+
+    /// Divides a refund that is owed, so that `part` of it can be made now and
+    /// the rest later. `None`, and nothing changed, where that is no part of it.
+    pub fn refund_split(&mut self, id: &str, part: Msat) -> Option<()> {
+        let number = self.refunds.len().checked_add(1)?;
+        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let rest = refund.owed.checked_sub(part)?;
+        if refund.state != RefundState::Owed || part.is_zero() || rest.is_zero() {
+            return None;
+        }
+        refund.owed = part;
+        let later = Refund {
+            id: format!("{}-{number}", self.id),
+            owed: rest,
+            ..refund.clone()
+        };
+        self.refunds.push(later);
+        Some(())
     }
 
     /// Books a refund that was made: a token of `face`, which cost `fee` at the
-    /// mint. `None` where the refund is not owed or a number does not fit.
+    /// mint. `None`, and nothing changed, where the refund is not owed or a number
+    /// does not fit.
     pub fn refund_made(&mut self, id: &str, token: String, face: Msat, fee: Msat) -> Option<()> {
+        let mut after = self.clone();
+        after.book_made(id, token, face, fee)?;
+        *self = after;
+        Some(())
+    }
+
+    fn book_made(&mut self, id: &str, token: String, face: Msat, fee: Msat) -> Option<()> {
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
         let owed = refund.owed;
         if refund.state != RefundState::Owed {
@@ -131,16 +162,18 @@ impl Lease {
         Some(())
     }
 
-    /// Books a refund that is too little for a token as credit.
+    /// Books a refund that is too little for a token as credit. `None`, and
+    /// nothing changed, where the refund is not owed or a number does not fit.
     pub fn refund_credited(&mut self, id: &str) -> Option<()> {
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
         if refund.state != RefundState::Owed {
             return None;
         }
+        let owed = self.money.owed.checked_sub(refund.owed)?;
+        let credit = self.money.credit.checked_add(refund.owed)?;
         refund.state = RefundState::Credited;
-        let b = &mut self.money;
-        b.owed = b.owed.checked_sub(refund.owed)?;
-        b.credit = b.credit.checked_add(refund.owed)?;
+        self.money.owed = owed;
+        self.money.credit = credit;
         Some(())
     }
 }

@@ -93,6 +93,10 @@ pub enum Rejection {
     Refused(String),
     /// What was to be bought was gone before anything was taken.
     Gone(String),
+    /// The lease of a top-up had ended before anything was sent.
+    LeaseEnded,
+    /// The provider came to it too late, and sent nothing.
+    Late,
     /// Our own store failed before anything was sent.
     Internal(String),
 }

@@ -20,11 +20,11 @@ pub(super) async fn handle(
     let key = name.clone();
     commit(ctx, move |tx| {
         let Some(mut lease) = tx.get(&LEASES, key.as_str())? else {
-            return Err(Stopped::from(refuse::ended()));
+            return Err(Stopped::from(refuse::stopped()));
         };
         lease
             .on(Event::StopAsked(id), now)
-            .map_err(|_| refuse::ended())?;
+            .map_err(|_| refuse::stopped())?;
         tx.put(&LEASES, key.as_str(), &lease)?;
         let row_key = request_key(&owner, id);
         let Some(mut row) = tx.get(&REQUESTS, &row_key)? else {

@@ -23,7 +23,7 @@ pub(super) async fn handle(
 ) -> Result<Handled, Refusal> {
     let lease = own_lease(ctx, &owner, &ask.lease)?;
     if !lease.takes_topup() {
-        return Err(refuse::ended());
+        return Err(refuse::no_topup(&lease));
     }
     let (info, net) = token(ctx, &ask.token).await?;
     let fee = info.face.saturating_sub(net);
@@ -35,7 +35,7 @@ pub(super) async fn handle(
             return Err(Stopped::from(refuse::ended()));
         };
         if !lease.takes_topup() {
-            return Err(refuse::ended().into());
+            return Err(refuse::no_topup(&lease).into());
         }
         fits(&lease, net, fee, now)?;
         claim_proofs(tx, &payment)?;

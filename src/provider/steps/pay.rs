@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Taken, change, workload};
+use super::{Taken, change, operation, workload};
 use crate::compute::BackendError;
 use crate::core::lease::{Event, Lease};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
@@ -20,8 +20,10 @@ pub(super) async fn redeem(
     let wallet = &ctx.parts.wallet;
     let patience = ctx.settings().timing.mint;
     if ctx.now() >= payment.deadline {
-        let why = Rejection::Gone("the provider was away too long to begin".to_owned());
-        return learn(ctx, payment, Learnt::NotTaken(why)).await;
+        return learn(ctx, payment, Learnt::NotTaken(Rejection::Late)).await;
+    }
+    if payment.purpose == Purpose::Topup && !lease.takes_topup() {
+        return learn(ctx, payment, Learnt::NotTaken(Rejection::LeaseEnded)).await;
     }
     let asked = tokio::time::timeout(patience, wallet.check(&payment.token)).await;
     let state = asked.unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".into())));
@@ -39,7 +41,8 @@ pub(super) async fn redeem(
         return learn(ctx, payment, Learnt::NotTaken(why)).await;
     }
     let payment = note(ctx, payment, Learnt::Unspent).await?;
-    let done = tokio::time::timeout(patience, wallet.redeem(payment.id, &payment.token)).await;
+    let done =
+        tokio::time::timeout(operation(ctx), wallet.redeem(payment.id, &payment.token)).await;
     let learnt = match done {
         Ok(Ok(Redeemed { net, fee })) => Learnt::Redeemed { net, fee },
         Ok(Err(WalletError::OutcomeUnknown(_))) | Err(_) => Learnt::Lost,
@@ -48,19 +51,15 @@ pub(super) async fn redeem(
     learn(ctx, payment, learnt).await
 }
 
-/// Finds out what became of a redemption. Past its deadline the request has its
-/// answer ("pending"), and finding out goes on.
-pub(super) async fn resolve(
-    ctx: &Arc<Ctx>,
-    lease: &Lease,
-    mut payment: Payment,
-) -> Result<Taken, LedgerError> {
+/// Finds out what became of a redemption. Past its deadline the request is told
+/// that it is pending, and finding out goes on.
+pub(super) async fn resolve(ctx: &Arc<Ctx>, mut payment: Payment) -> Result<Taken, LedgerError> {
     if payment.state == PaymentState::Redeeming {
         payment = note(ctx, payment, Learnt::Lost).await?;
     }
     let wallet = &ctx.parts.wallet;
     let asked = wallet.redemption(payment.id, &payment.token);
-    let state = tokio::time::timeout(ctx.settings().timing.mint, asked).await;
+    let state = tokio::time::timeout(operation(ctx), asked).await;
     match state {
         Ok(Ok(RedemptionState::Done(Redeemed { net, fee }))) => {
             learn(ctx, payment, Learnt::Redeemed { net, fee }).await
@@ -72,13 +71,7 @@ pub(super) async fn resolve(
             let why = Rejection::MintDown("the mint did not take the token".to_owned());
             learn(ctx, payment, Learnt::NotTaken(why)).await
         }
-        Ok(Ok(RedemptionState::Unknown) | Err(_)) | Err(_) => {
-            if ctx.now() >= payment.deadline {
-                // Answers what is due by now; nothing else changes.
-                change(ctx, &lease.id, |_, _| Ok(())).await?;
-            }
-            Ok(Taken::TryLater)
-        }
+        Ok(Ok(RedemptionState::Unknown) | Err(_)) | Err(_) => Ok(Taken::TryLater),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Taken, change};
+use super::{Taken, change, operation};
 use crate::core::lease::{Lease, Refund};
 use crate::core::money::Msat;
 use crate::ledger::LedgerError;
@@ -34,11 +34,49 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             .await?;
             Ok(Taken::Done)
         }
+        Err(WalletError::NoBalance { have, .. }) => divide(ctx, lease, refund, have).await,
         Err(error) => {
             tracing::warn!(lease = %lease.id, refund = %id, %error, "a refund was not made; again");
             Ok(Taken::TryLater)
         }
     }
+}
+
+/// Our purse is short, as a young one is that bears a fee: what it can give is
+/// given at once, and the rest stays owed.
+async fn divide(
+    ctx: &Arc<Ctx>,
+    lease: &Lease,
+    refund: &Refund,
+    have: Msat,
+) -> Result<Taken, LedgerError> {
+    tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
+    let mint = MintUrl(refund.mint.clone());
+    let asked = ctx.parts.wallet.facts(&mint);
+    let Ok(Ok(facts)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
+        return Ok(Taken::TryLater);
+    };
+    let fee_units = facts
+        .input_fee_ppk
+        .saturating_mul(ASSUMED_PROOFS)
+        .div_ceil(1000);
+    let part = match unit_of(refund) {
+        Unit::Msat => have.checked_sub(Msat::new(fee_units)),
+        Unit::Sat => Msat::from_sat(have.whole_sat().saturating_sub(fee_units)),
+    };
+    // Less than half is not worth a token of its own.
+    let half = refund.owed.get() / 2;
+    let Some(part) = part.filter(|part| part.get() > half && *part < refund.owed) else {
+        return Ok(Taken::TryLater);
+    };
+    let name = refund.id.clone();
+    change(ctx, &lease.id, move |_, lease| {
+        lease
+            .refund_split(&name, part)
+            .ok_or_else(|| not_owed(&name))
+    })
+    .await?;
+    Ok(Taken::Done)
 }
 
 fn unit_of(refund: &Refund) -> Unit {
@@ -82,7 +120,7 @@ async fn send(ctx: &Ctx, refund: &Refund, amount: Msat) -> Result<SentToken, Wal
     let mint = MintUrl(refund.mint.clone());
     let unit = unit_of(refund);
     let sending = ctx.parts.wallet.send(&mint, &unit, amount, false);
-    tokio::time::timeout(ctx.settings().timing.mint, sending)
+    tokio::time::timeout(operation(ctx), sending)
         .await
         .unwrap_or_else(|_| Err(WalletError::OutcomeUnknown("no answer in time".to_owned())))
 }
