@@ -7,10 +7,13 @@ mod report;
 mod scene;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::consumer::client::Client;
 use crate::consumer::money::{Pay, SpawnOptions, Spawned, agree};
@@ -55,7 +58,11 @@ pub async fn run(args: DemoArgs) -> u8 {
 }
 
 async fn walk(args: &DemoArgs, report: &mut Report) -> anyhow::Result<(String, Money, i32)> {
-    let scene = Scene::set().await?;
+    let signals = Signals::default();
+    let scene = tokio::select! {
+        scene = Scene::set() => scene?,
+        why = signals.interrupted() => return Err(why),
+    };
     for note in &scene.notes {
         report.note(note);
     }
@@ -64,15 +71,56 @@ async fn walk(args: &DemoArgs, report: &mut Report) -> anyhow::Result<(String, M
         "a relay, a mint, a provider and a wallet are up",
         json!({}),
     );
-    let done = act(args, report, &scene).await;
+    let done = tokio::select! {
+        done = act(args, report, &scene, &signals) => done,
+        why = signals.interrupted() => Err(why),
+    };
     scene.clear().await;
     done
+}
+
+/// Ctrl-C ends the demo, and leaves nothing; while it is kept up, it only ends
+/// the wait.
+#[derive(Default)]
+struct Signals {
+    waiting: AtomicBool,
+    go_on: Notify,
+}
+
+impl Signals {
+    /// Returns when the demo is to be broken off, with the reason.
+    async fn interrupted(&self) -> anyhow::Error {
+        loop {
+            if let Err(error) = ctrl_c_or_sigterm().await {
+                return error;
+            }
+            if !self.waiting.swap(false, Ordering::SeqCst) {
+                return anyhow::anyhow!("interrupted; the lease and everything else is gone");
+            }
+            self.go_on.notify_one();
+        }
+    }
+
+    /// Waits for Ctrl-C.
+    async fn wait(&self) {
+        self.waiting.store(true, Ordering::SeqCst);
+        self.go_on.notified().await;
+    }
+}
+
+async fn ctrl_c_or_sigterm() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM")?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done.context("Ctrl-C"),
+        _ = term.recv() => Ok(()),
+    }
 }
 
 async fn act(
     args: &DemoArgs,
     report: &mut Report,
     scene: &Scene,
+    signals: &Signals,
 ) -> anyhow::Result<(String, Money, i32)> {
     let client = scene.client()?;
     let session = client.wallet().await?;
@@ -157,7 +205,9 @@ async fn act(
     if args.keep {
         // Other commands want the wallet.
         drop(session);
-        keep(report, scene, &client, &lease).await?;
+        say_how_to_get_in(report, scene, &client, &lease)?;
+        signals.wait().await;
+        report.go_on();
     }
     let stopped = client.stop(&lease, &|_| {}).await?;
     let end = stopped.answer;
@@ -175,10 +225,17 @@ async fn act(
     let text = format!("{back} came back, {} of it in the wallet", stopped.received);
     report.step("refund", &text, json!({ "refunded_msat": back }));
 
-    let fees = [sold.mint_fee_msat, added.mint_fee_msat, end.refund_fee_msat];
+    let (mut paid, mut fees) = (
+        sum([sold.paid_msat, added.paid_msat])?,
+        sum([sold.mint_fee_msat, added.mint_fee_msat])?,
+    );
+    if args.keep {
+        // Somebody may have topped it up meanwhile.
+        (paid, fees) = scene.paid_for(&lease.status.lease)?;
+    }
     let money = Money {
-        paid: sum([sold.paid_msat, added.paid_msat])?,
-        mint_fees: sum(fees)?,
+        paid,
+        mint_fees: sum([fees, end.refund_fee_msat])?,
         served: end.served_msat,
         refunded: back,
         credit: end.credit_msat,
@@ -205,9 +262,8 @@ async fn find(client: &Client) -> anyhow::Result<Provider> {
     }
 }
 
-/// Says how to get in, and waits for Ctrl-C.
-async fn keep(
-    report: &mut Report,
+fn say_how_to_get_in(
+    report: &Report,
     scene: &Scene,
     client: &Client,
     lease: &KnownLease,
@@ -228,8 +284,6 @@ async fn keep(
         "commands": commands,
     });
     report.keep(&commands, &way_in);
-    tokio::signal::ctrl_c().await.context("Ctrl-C")?;
-    report.go_on();
     Ok(())
 }
 

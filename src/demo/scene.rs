@@ -14,8 +14,12 @@ use crate::consumer::client::{Client, ClientOptions};
 use crate::consumer::home::{Home, Settings as ConsumerSettings};
 use crate::consumer::records::KnownLease;
 use crate::core::capacity::{Capacity, Resources};
+use crate::core::ids::LeaseId;
+use crate::core::money::Msat;
+use crate::core::payment::PaymentState;
 use crate::core::pricing::Tier;
 use crate::gateway::GatewayLimits;
+use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
@@ -57,6 +61,11 @@ impl Scene {
                 capabilities.notes.join("; ")
             );
         }
+        // It opens on hosts where no workload can run: there it says why.
+        backend
+            .probe()
+            .await
+            .context("this host cannot run the sandbox")?;
         let provider = Provider::start(Setup {
             settings,
             keys: Keys::generate(),
@@ -113,6 +122,23 @@ impl Scene {
         let done = done.await.context("the command took too long")??;
         let output = String::from_utf8_lossy(&done.stdout).into_owned();
         Ok((output, done.status.code().unwrap_or(255)))
+    }
+
+    /// What was paid for a lease in all, and what the mint kept of it, by the
+    /// provider's books.
+    pub(super) fn paid_for(&self, lease: &LeaseId) -> anyhow::Result<(Msat, Msat)> {
+        let all = self
+            .provider
+            .ctx()
+            .ledger()
+            .read(|reader| reader.all(&PAYMENTS))?;
+        let of_lease = all.into_iter().map(|(_, payment)| payment);
+        let taken: Vec<_> = of_lease
+            .filter(|payment| payment.lease == *lease && payment.state == PaymentState::Settled)
+            .collect();
+        let paid = Msat::checked_sum(taken.iter().map(|payment| payment.face));
+        let fees = Msat::checked_sum(taken.iter().map(|payment| payment.fee));
+        paid.zip(fees).context("the amounts do not fit")
     }
 
     /// Ends everything, the workloads too.

@@ -156,7 +156,9 @@ impl House {
             match Provider::start(setup).await {
                 Ok(provider) => break provider,
                 // A commit of the one before may be under way yet.
-                Err(StartError::Ledger(why)) => assert!(Instant::now() < deadline, "{why}"),
+                Err(why @ (StartError::Ledger(_) | StartError::Wallet(_))) => {
+                    assert!(Instant::now() < deadline, "{why}");
+                }
                 Err(why) => panic!("{why}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -165,9 +167,12 @@ impl House {
         self.running = Some(provider);
     }
 
-    /// Ends the daemon, and no machine.
+    /// Ends the daemon, and no machine; all that it held is free again.
     pub(crate) async fn stop(&mut self) {
-        self.running.take().unwrap().shutdown().await;
+        let provider = self.running.take().unwrap();
+        let ctx = Arc::downgrade(provider.ctx());
+        provider.shutdown().await;
+        until("nothing of it is left", || ctx.strong_count() == 0).await;
     }
 
     pub(crate) fn provider(&self) -> &Provider {
@@ -282,10 +287,6 @@ impl Asker {
             store,
             _inbox: inbox,
         }
-    }
-
-    pub(crate) fn key(&self) -> PublicKey {
-        key_from(&self.keys.public_key())
     }
 
     /// A message of this text, written at this time.

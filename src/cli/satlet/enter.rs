@@ -391,8 +391,13 @@ fn replaced(mut command: Command) -> ClientError {
     ))
 }
 
-/// A program in PATH that can be run.
+/// A program of OpenSSH in PATH that can be run. OpenSSH does nothing for a
+/// user that the host has no name for, as there often is in a container.
 fn program(name: &str) -> Option<PathBuf> {
+    let me = nix::unistd::User::from_uid(nix::unistd::getuid());
+    if matches!(me, Ok(None)) {
+        return None;
+    }
     let dirs = std::env::var_os("PATH")?;
     let runs = |path: &PathBuf| {
         let mode = std::fs::metadata(path)

@@ -35,9 +35,7 @@ impl Backend for Sandbox {
 
     async fn probe(&self) -> Result<Health, BackendError> {
         if let Some(why) = &self.facts.probed.userns {
-            return Err(BackendError::Permanent(format!(
-                "user namespaces cannot be made: {why}"
-            )));
+            return Err(BackendError::Permanent(facts::no_userns(why)));
         }
         self.books(|store| store.list())?;
         let as_whom = if self.facts.root { "root" } else { "rootless" };

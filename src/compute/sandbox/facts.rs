@@ -169,11 +169,7 @@ impl Facts {
     fn notes(&self, wanted: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(why) = &self.probed.userns {
-            notes.push(format!(
-                "User namespaces cannot be made ({why}): no workload can run. Allow them \
-                 (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-                 kernel.apparmor_restrict_unprivileged_userns) or run satletd as root."
-            ));
+            notes.push(no_userns(why));
         }
         self.note_groups(&mut notes);
         if let Some(why) = &self.probed.disk {
@@ -258,4 +254,13 @@ pub(super) fn inventory(dir: &Path) -> io::Result<Inventory> {
             pids: pids.trim().parse().unwrap_or(32_768),
         },
     })
+}
+
+/// Why no workload can run where user namespaces cannot be made, and the fix.
+pub(super) fn no_userns(why: &str) -> String {
+    format!(
+        "User namespaces cannot be made ({why}): no workload can run. Allow them \
+         (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns) or run satletd as root."
+    )
 }
