@@ -3,6 +3,7 @@
 mod conformance_sandbox;
 mod gateway;
 mod images;
+mod isolation;
 mod programs;
 mod sandbox;
 mod ssh_client;
