@@ -86,6 +86,16 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             why.clone(),
             "choose another image or try again later; the token is still yours",
         ),
+        Rejection::HostDown(why) => WireError::new(
+            Code::NoCapacity,
+            format!("the host takes no work now: {why}"),
+            "choose another provider or try again later; the token is still yours",
+        ),
+        Rejection::CutOff => WireError::new(
+            Code::MintDown,
+            "the provider was cut off before the mint had taken the token",
+            "ask again with a new request id; the token is still yours",
+        ),
         Rejection::LeaseEnded => ended(),
         Rejection::Late => WireError::new(
             Code::RequestExpired,

@@ -179,6 +179,24 @@ async fn a_mint_that_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_takes_no_work() {
+    let shop = Shop::open().await;
+    shop.engine.set_down(true);
+    let token = shop.mint.token(sat(100));
+    let error = shop.ask(key(1), spawn(token.clone())).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.money),
+        (Code::NoCapacity, Money::Untouched)
+    );
+    assert!(!shop.mint.is_spent(&token));
+    let image = satlet::compute::Image::Reference("docker.io/library/gone:1".to_owned());
+    shop.engine.set_down(false);
+    shop.engine.lose_image(image);
+    let gone = |w: &mut Wanted| w.image = Some("gone:1".to_owned());
+    refused(&shop, wanting(token, gone), Code::ImageUnavailable).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_that_are_not_served() {
     let shop = Shop::open_with(|s| s.requests.deny = vec![key(1)]).await;
     refused(&shop, spawn(shop.mint.token(sat(100))), Code::NotAllowed).await;

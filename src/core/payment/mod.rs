@@ -93,6 +93,10 @@ pub enum Rejection {
     Refused(String),
     /// What was to be bought was gone before anything was taken.
     Gone(String),
+    /// The host takes no work now; nothing was sent.
+    HostDown(String),
+    /// The provider was cut off before the mint had taken it.
+    CutOff,
     /// The lease of a top-up had ended before anything was sent.
     LeaseEnded,
     /// The provider came to it too late, and sent nothing.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Taken, change, operation, workload};
+use super::{CALL, Taken, change, operation, workload};
 use crate::compute::BackendError;
 use crate::core::lease::{Event, Lease};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
@@ -34,7 +34,7 @@ pub(super) async fn redeem(
         Err(error) => Some(rejection(&error)),
     };
     let refused = match (refused, payment.purpose) {
-        (None, Purpose::Spawn) => image_missing(ctx, lease, &payment).await?,
+        (None, Purpose::Spawn) => cannot_be_made(ctx, lease, &payment).await?,
         (refused, _) => refused,
     };
     if let Some(why) = refused {
@@ -68,20 +68,26 @@ pub(super) async fn resolve(ctx: &Arc<Ctx>, mut payment: Payment) -> Result<Take
             learn(ctx, payment, Learnt::NotTaken(Rejection::Spent)).await
         }
         Ok(Ok(RedemptionState::NotDone)) => {
-            let why = Rejection::MintDown("the mint did not take the token".to_owned());
-            learn(ctx, payment, Learnt::NotTaken(why)).await
+            learn(ctx, payment, Learnt::NotTaken(Rejection::CutOff)).await
         }
         Ok(Ok(RedemptionState::Unknown) | Err(_)) | Err(_) => Ok(Taken::TryLater),
     }
 }
 
-/// Whether the image cannot be had: better known before money is taken.
-async fn image_missing(
+/// Whether the host takes no work, or the image cannot be had: better known
+/// before money is taken.
+async fn cannot_be_made(
     ctx: &Ctx,
     lease: &Lease,
     payment: &Payment,
 ) -> Result<Option<Rejection>, LedgerError> {
     let (spec, _) = workload(ctx, &lease.id)?;
+    let probed = tokio::time::timeout(CALL, ctx.parts.backend.probe()).await;
+    match probed {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Ok(Some(Rejection::HostDown(error.to_string()))),
+        Err(_) => return Ok(Some(Rejection::HostDown("no answer in time".to_owned()))),
+    }
     let patience = std::time::Duration::from_secs(payment.deadline.secs_since(ctx.now()));
     let asked = tokio::time::timeout(patience, ctx.parts.backend.prepare(&spec.image)).await;
     let why = match asked {
