@@ -63,6 +63,10 @@ impl Capacity {
 
     /// How many more workloads of size `ask` fit beside `promised`.
     pub fn free_slots(&self, promised: Resources, leases: u32, ask: Resources) -> u32 {
+        // More may be promised than there is, after the operator gave less.
+        if !self.fits(promised, leases, ask) {
+            return 0;
+        }
         let free = self.total.saturating_sub(promised);
         let slots = |free: u32, ask: u32| free.checked_div(ask).unwrap_or(u32::MAX);
         let by_pids = if self.total.pids == 0 {
@@ -76,5 +80,69 @@ impl Capacity {
             .min(slots(free.memory_mib, ask.memory_mib))
             .min(slots(free.disk_mib, ask.disk_mib))
             .min(by_pids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn size(cpu: u32, memory: u32, disk: u32, pids: u32) -> Resources {
+        Resources {
+            cpu_millicores: cpu,
+            memory_mib: memory,
+            disk_mib: disk,
+            pids,
+        }
+    }
+
+    #[test]
+    fn each_part_alone_can_be_what_does_not_fit() {
+        let host = Capacity {
+            total: size(10, 10, 10, 10),
+            max_leases: 2,
+        };
+        let taken = size(5, 5, 5, 5);
+        assert!(host.fits(taken, 1, size(5, 5, 5, 5)));
+        for ask in [
+            size(6, 5, 5, 5),
+            size(5, 6, 5, 5),
+            size(5, 5, 6, 5),
+            size(5, 5, 5, 6),
+        ] {
+            assert!(!host.fits(taken, 1, ask), "{ask:?}");
+        }
+        assert!(!host.fits(Resources::default(), 2, size(1, 1, 1, 1)));
+        let uncounted = Capacity {
+            total: size(10, 10, 10, 0),
+            ..host
+        };
+        assert!(uncounted.fits(taken, 1, size(5, 5, 5, 6)));
+        assert!(!host.fits(size(u32::MAX, 0, 0, 0), 1, size(1, 0, 0, 0)));
+    }
+
+    prop_compose! {
+        fn any_size()(cpu in 0u32..40, memory in 0u32..40, disk in 0u32..40, pids in 0u32..40)
+            -> Resources { size(cpu, memory, disk, pids) }
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_fit_as_there_are_free_slots(
+            total in any_size(), ask in any_size(), taken in any_size(),
+            max_leases in 0u32..20, leases in 0u32..20,
+        ) {
+            let host = Capacity { total, max_leases };
+            let slots = host.free_slots(taken, leases, ask);
+            let (mut taken, mut leases, mut sold) = (taken, leases, 0);
+            while host.fits(taken, leases, ask) {
+                taken = taken.checked_add(ask).unwrap();
+                leases += 1;
+                sold += 1;
+            }
+            prop_assert_eq!(sold, slots);
+        }
     }
 }

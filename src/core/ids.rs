@@ -233,3 +233,47 @@ impl fmt::Debug for Name {
 }
 
 text_serde!(Name);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn malformed_ids_are_refused() {
+        for bad in [
+            "",
+            "aaaaaaaaaaa",
+            "aaaaaaaaaaaaa",
+            "aaaaaaaaaaa1",
+            "aaaaaaaaaaaA",
+            "../../../etc",
+        ] {
+            assert_eq!(bad.parse::<LeaseId>(), Err(IdError::Lease), "{bad}");
+        }
+        let hex = "0f".repeat(32);
+        assert!(hex.parse::<PublicKey>().is_ok());
+        assert_eq!(hex[1..].parse::<PublicKey>(), Err(IdError::PublicKey));
+        assert_eq!("zz".repeat(32).parse::<EventId>(), Err(IdError::Hash));
+        for bad in ["", "-a", ".a", "A", "a b", "a/b", &"a".repeat(65)] {
+            assert_eq!(bad.parse::<Name>(), Err(IdError::Name), "{bad}");
+        }
+        assert!("0-a.b_c".parse::<Name>().is_ok());
+        assert!("\"aaaaaaaaaaa1\"".parse::<serde_json::Value>().is_ok());
+        assert!(serde_json::from_str::<LeaseId>("\"aaaaaaaaaaa1\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_the_same_after_a_way_through_text(bytes: [u8; 32], some: [u8; 12]) {
+            let lease = LeaseId::from_random(some);
+            prop_assert_eq!(lease.to_string().parse::<LeaseId>().unwrap(), lease.clone());
+            let json = serde_json::to_string(&lease).unwrap();
+            prop_assert_eq!(serde_json::from_str::<LeaseId>(&json).unwrap(), lease);
+            let key = PublicKey::from_bytes(bytes);
+            prop_assert_eq!(key.to_hex().to_uppercase().parse::<PublicKey>().unwrap(), key);
+            prop_assert_eq!(key.to_string(), key.to_hex());
+        }
+    }
+}

@@ -88,3 +88,42 @@ impl fmt::Display for Msat {
         write!(f, "{whole}.{} sat", decimals.trim_end_matches('0'))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_that_do_not_fit_are_none() {
+        let most = Msat::new(u64::MAX);
+        assert_eq!(most.checked_add(Msat::new(1)), None);
+        assert_eq!(Msat::ZERO.checked_sub(Msat::new(1)), None);
+        assert_eq!(most.checked_mul(2), None);
+        assert_eq!(Msat::from_sat(u64::MAX / 1000 + 1), None);
+        assert_eq!(Msat::checked_sum([most, Msat::new(1)]), None);
+        assert_eq!(Msat::checked_sum([]), Some(Msat::ZERO));
+        assert_eq!(Msat::new(3).saturating_sub(Msat::new(5)), Msat::ZERO);
+    }
+
+    #[test]
+    fn satoshi_are_rounded_down_or_up_as_the_name_says() {
+        for (msat, down, up) in [(0, 0, 0), (1, 0, 1), (1000, 1, 1), (1001, 1, 2)] {
+            assert_eq!(Msat::new(msat).whole_sat(), down);
+            assert_eq!(Msat::new(msat).sat_ceil(), up);
+        }
+        assert!(Msat::new(u64::MAX).sat_ceil() > Msat::new(u64::MAX).whole_sat());
+    }
+
+    #[test]
+    fn amounts_are_shown_in_satoshi() {
+        for (msat, text) in [
+            (0, "0 sat"),
+            (3000, "3 sat"),
+            (12_500, "12.5 sat"),
+            (1, "0.001 sat"),
+            (1010, "1.01 sat"),
+        ] {
+            assert_eq!(Msat::new(msat).to_string(), text);
+        }
+    }
+}

@@ -110,3 +110,65 @@ impl Tier {
         Ok(bought)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tier(rate_msat_per_s: u64, min_seconds: u64, max_seconds: u64) -> Tier {
+        Tier {
+            id: "small".parse().unwrap(),
+            name: String::new(),
+            description: String::new(),
+            resources: Resources::default(),
+            rate_msat_per_s,
+            min_seconds,
+            max_seconds,
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_tier_are_sold_and_one_msat_beyond_is_not() {
+        let tier = tier(100, 60, 3600);
+        let at = |msat| tier.sell(Msat::new(msat));
+        assert_eq!(at(6_000).map(|p| p.seconds), Ok(60));
+        assert!(matches!(
+            at(5_999),
+            Err(PriceError::UnderMinimum { needed, .. }) if needed == Msat::new(6_000)
+        ));
+        assert_eq!(
+            at(360_099),
+            Ok(Purchase {
+                seconds: 3600,
+                credit: Msat::new(99)
+            })
+        );
+        assert!(matches!(
+            at(360_100),
+            Err(PriceError::OverMaximum { accepted, .. }) if accepted == Msat::new(360_099)
+        ));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert_eq!(purchase(Msat::new(1), 0), None);
+        assert_eq!(price(2, u64::MAX), None);
+        assert_eq!(
+            tier(u64::MAX, 2, 3).sell(Msat::new(1)),
+            Err(PriceError::Overflow)
+        );
+        assert_eq!(tier(0, 1, 2).sell(Msat::new(1)), Err(PriceError::Overflow));
+    }
+
+    proptest! {
+        #[test]
+        fn a_purchase_accounts_for_every_msat(net: u64, rate in 1u64..) {
+            let bought = purchase(Msat::new(net), rate).unwrap();
+            let back = price(bought.seconds, rate).unwrap().checked_add(bought.credit);
+            prop_assert_eq!(back, Some(Msat::new(net)));
+            prop_assert!(bought.credit.get() < rate);
+        }
+    }
+}

@@ -57,3 +57,29 @@ impl fmt::Display for Timestamp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_stops_at_both_ends() {
+        let end = Timestamp::from_secs(u64::MAX);
+        assert_eq!(end.plus_secs(1), end);
+        assert_eq!(end.plus(Duration::from_secs(5)), end);
+        let start = Timestamp::from_secs(3);
+        assert_eq!(start.minus(Duration::from_secs(9)), Timestamp::default());
+        assert_eq!(start.secs_since(end), 0, "what is later is not past");
+        assert_eq!(end.secs_since(start), u64::MAX - 3);
+    }
+
+    #[test]
+    fn an_instant_is_shown_as_a_date() {
+        let shown = Timestamp::from_secs(1_790_000_000).to_string();
+        assert_eq!(shown, "2026-09-21T14:13:20Z");
+        assert_eq!(
+            Timestamp::from_secs(u64::MAX).to_string(),
+            u64::MAX.to_string()
+        );
+    }
+}

@@ -292,7 +292,9 @@ fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
             Some(Say::Last(Reply::error(row.id, refusal)))
         }
         PaymentState::Settled => {
-            let outcome = paid_outcome(ctx, lease, payment, at_end && late)?;
+            // A part of it was made and the rest takes longer: better told now.
+            let part = news.late && lease.refunds.iter().any(|made| refund(made).is_some());
+            let outcome = paid_outcome(ctx, lease, payment, at_end && (late || part))?;
             Some(Say::Last(match outcome {
                 Ok(answer) => Reply::result(row.id, answer),
                 Err(refusal) => Reply::error(row.id, refusal),

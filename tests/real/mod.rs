@@ -5,6 +5,7 @@ mod daemon;
 mod demo;
 mod gateway;
 mod images;
+mod isolation;
 mod programs;
 mod sandbox;
 mod ssh_client;

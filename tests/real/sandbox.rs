@@ -13,7 +13,7 @@ use satlet::core::ids::{LeaseId, PublicKey};
 use satlet::core::time::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
@@ -27,14 +27,14 @@ macro_rules! need_root {
 
 /// A state directory of its own, with everything in it removed at the end, on
 /// failure too.
-struct Bed {
+pub(super) struct Bed {
     // First, so that it goes before its directory does.
-    sandbox: Guard,
-    dir: tempfile::TempDir,
+    pub(super) sandbox: Guard,
+    pub(super) dir: tempfile::TempDir,
 }
 
 /// A sandbox whose workloads are all destroyed at the end.
-struct Guard(Sandbox);
+pub(super) struct Guard(pub(super) Sandbox);
 
 impl std::ops::Deref for Guard {
     type Target = Sandbox;
@@ -54,11 +54,11 @@ fn config(root: &Path, network: NetworkChoice) -> SandboxConfig {
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(NetworkChoice::Loopback).await
     }
 
-    async fn with(network: NetworkChoice) -> Self {
+    pub(super) async fn with(network: NetworkChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::open(config(dir.path(), network)).await.unwrap();
         Self {
@@ -67,7 +67,7 @@ impl Bed {
         }
     }
 
-    async fn create(&self, spec: &WorkloadSpec) -> Handle {
+    pub(super) async fn create(&self, spec: &WorkloadSpec) -> Handle {
         self.sandbox.create(&key(), spec).await.unwrap()
     }
 }
@@ -99,7 +99,7 @@ fn key() -> LeaseId {
     LeaseId::from_random(rand::random())
 }
 
-fn spec() -> WorkloadSpec {
+pub(super) fn spec() -> WorkloadSpec {
     WorkloadSpec {
         owner: PublicKey::from_bytes([7; 32]),
         image: Image::Host,
@@ -115,7 +115,7 @@ fn spec() -> WorkloadSpec {
     }
 }
 
-fn line(text: &str) -> ExecRequest {
+pub(super) fn line(text: &str) -> ExecRequest {
     ExecRequest {
         command: ExecCommand::Line(text.to_owned()),
         env: Vec::new(),
@@ -123,13 +123,13 @@ fn line(text: &str) -> ExecRequest {
     }
 }
 
-struct Output {
-    status: ExitStatus,
-    stdout: String,
-    stderr: String,
+pub(super) struct Output {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
-async fn finish(mut session: ExecSession, input: &[u8]) -> Output {
+pub(super) async fn finish(mut session: ExecSession, input: &[u8]) -> Output {
     let mut stdin = session.stdin;
     let input = input.to_vec();
     let writer = tokio::spawn(async move {
@@ -154,7 +154,7 @@ async fn finish(mut session: ExecSession, input: &[u8]) -> Output {
     }
 }
 
-async fn run(sandbox: &Sandbox, handle: &Handle, text: &str) -> Output {
+pub(super) async fn run(sandbox: &Sandbox, handle: &Handle, text: &str) -> Output {
     let session = sandbox
         .exec()
         .unwrap()
@@ -167,7 +167,7 @@ async fn run(sandbox: &Sandbox, handle: &Handle, text: &str) -> Output {
 }
 
 /// Looks until `done`, for at most half a minute.
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !done().await {
         assert!(Instant::now() < end, "never: {what}");
@@ -710,9 +710,9 @@ async fn futures_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> 
 /// A host that is "out there": a network namespace two hops away, with an
 /// address that is nobody's LAN, and a server that says hello on every
 /// connection.
-struct Outside {
+pub(super) struct Outside {
     namespace: String,
-    address: String,
+    pub(super) address: String,
     server: Option<std::process::Child>,
 }
 
@@ -724,7 +724,7 @@ fn ip(args: &str) -> bool {
 }
 
 impl Outside {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tag: u16 = rand::random();
         let (a, b) = (tag >> 8, tag & 0xff);
         let namespace = format!("slt{tag:04x}");

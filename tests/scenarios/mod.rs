@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod consumer;
+mod crash;
 mod lease;
 mod refusals;
 mod relay;

@@ -26,7 +26,8 @@ use satlet::provider::settings::{
     BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings, Template,
     Timing,
 };
-use satlet::relay::Incoming;
+use satlet::provider::stores::Stores;
+use satlet::relay::{InboxStore, Incoming};
 use satlet::wallet::fake::{FakeMint, FakeWallet};
 
 /// The mint that the shop accepts.
@@ -209,6 +210,26 @@ impl Shop {
     /// Delivers a request, as the inbox does after it has stored it.
     pub async fn deliver(&self, owner: PublicKey, body: String) {
         self.deliver_written(owner, body, self.ctx().now()).await;
+    }
+
+    /// Delivers a request and has it stored first, as the inbox does: a daemon
+    /// that dies finds it again.
+    pub async fn stored(&self, owner: PublicKey, body: String) {
+        let running = self.running.as_ref().unwrap();
+        let now = self.ctx().now();
+        let message = Incoming {
+            rumor: EventId::from_bytes(rand::random()),
+            sender: owner,
+            written_at: now,
+            received_at: now,
+            relay: "ws://relay.test".to_owned(),
+            body,
+        };
+        let wrap = EventId::from_bytes(rand::random());
+        let inbox = Stores::new(Arc::clone(self.ctx()));
+        assert!(inbox.store(&message, &wrap).await.unwrap());
+        drop(inbox);
+        running.dispatcher.dispatch(message).await;
     }
 
     /// The same, written at another time.

@@ -46,7 +46,9 @@ pub(super) fn run(channel: &mut Channel, request: &EnterRequest) -> Result<(), F
     }
     .map_err(what)?;
     nix::sys::prctl::set_dumpable(false).map_err(|err| what(err.into()))?;
+    launch::limit_process().map_err(what)?;
     join(pidfd.as_fd(), all_namespaces(request.cgroup.is_some()))?;
+    launch::become_root_inside().map_err(what)?;
     let stdio = Stdio::open(request.tty).map_err(what)?;
     let (failed, failed_in) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|err| what(err.into()))?;

@@ -49,8 +49,6 @@ pub(super) struct Init {
     pub(super) user: String,
     /// Whether its own user may look at it (proc(5), "dumpable").
     pub(super) open: bool,
-    /// Score to give to tenant processes (proc_pid_oom_score_adj(5)).
-    pub(super) oom_score: Option<i32>,
 }
 
 impl Executor for Init {
@@ -182,13 +180,6 @@ impl Init {
 
     fn become_command(&self, output: OwnedFd, program: &Program) -> io::Result<io::Error> {
         nix::unistd::setsid()?;
-        if let Some(score) = self.oom_score {
-            // The kernel gives /proc/self of a process that may not be looked
-            // at to the host's root.
-            nix::sys::prctl::set_dumpable(true)?;
-            std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
-            nix::sys::prctl::set_dumpable(false)?;
-        }
         // A program's output is a blocking pipe; only our end is not.
         nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty()))?;
         sys::dup_to(File::open("/dev/null")?, 0)?;

@@ -7,6 +7,7 @@ use std::io;
 
 use libcontainer::oci_spec::runtime::{Capabilities, Capability};
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
@@ -108,6 +109,43 @@ fn c_strings(items: impl Iterator<Item = String>) -> io::Result<Vec<CString>> {
         .collect()
 }
 
+/// Size of a core file, in bytes. At 1, and at no other, the kernel does not
+/// call a program of the host's with it, which would run as the host's root and
+/// outside of all limits of the tenant (core(5); `vfs_coredump`).
+pub(super) const CORE: u64 = 1;
+/// Bytes in POSIX message queues (mq_overview(7)); the kernel's own default.
+pub(super) const MSGQUEUE: u64 = 819_200;
+
+/// Limits that the tenant's processes inherit. To be called before any
+/// namespace is joined, while a limit may still be raised.
+pub(super) fn limit_process() -> io::Result<()> {
+    let most = [
+        (Resource::RLIMIT_CORE, CORE),
+        (Resource::RLIMIT_MSGQUEUE, MSGQUEUE),
+        (Resource::RLIMIT_RTPRIO, 0),
+        (Resource::RLIMIT_NICE, 0),
+    ];
+    for (resource, most) in most {
+        if setrlimit(resource, most, most).is_err() {
+            let (_, hard) = getrlimit(resource)?;
+            setrlimit(resource, hard.min(most), hard.min(most))?;
+        }
+    }
+    Ok(())
+}
+
+/// Be the tenant's root, with all powers inside and none outside: what is made
+/// or opened from here on is made and opened as the tenant.
+pub(super) fn become_root_inside() -> io::Result<()> {
+    // See `become_tenant`.
+    let _ = nix::unistd::setgroups(&[]);
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    named("group", nix::unistd::setresgid(gid, gid, gid))?;
+    named("user", nix::unistd::setresuid(uid, uid, uid))?;
+    // A change of identity sets this to what the host has chosen for such.
+    named("privacy", nix::sys::prctl::set_dumpable(false))
+}
+
 /// Gives up every identity and power that the tenant does not have.
 pub(super) fn become_tenant(user: &User) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -123,6 +161,8 @@ pub(super) fn become_tenant(user: &User) -> io::Result<()> {
         named("capabilities", sys::keep_capabilities(capability_bits()))?;
         named("user", nix::unistd::setresuid(uid, uid, uid))?;
     }
+    // Until the exec, what is in memory and open is the sandbox's.
+    named("privacy", nix::sys::prctl::set_dumpable(false))?;
     named("privileges", nix::sys::prctl::set_no_new_privs())?;
     named("seccomp", seccomp::apply())
 }

@@ -471,10 +471,9 @@ async fn find_facts(
 fn read_logs(dir: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     let mut parts = Vec::new();
     for name in store::LOGS {
-        match std::fs::read(dir.join(name)) {
-            Ok(bytes) => parts.push((std::fs::metadata(dir.join(name))?.modified()?, bytes)),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
-            Err(err) => return Err(err),
+        let path = dir.join(name);
+        if let Some(bytes) = store::read_end(&path, init::LOG_CAP.saturating_mul(2))? {
+            parts.push((std::fs::metadata(path)?.modified()?, bytes));
         }
     }
     parts.sort_by_key(|(modified, _)| *modified);

@@ -37,6 +37,10 @@ const CLOSED: &[&str] = &[
     "203.0.113.0/24",
     "224.0.0.0/3",
 ];
+/// Connections that the host keeps for one tenant at a time. Its table has
+/// room for some tens of thousands (nf_conntrack_max), and when it is full
+/// nobody on the host can connect.
+const MAX_CONNECTIONS: u32 = 4096;
 /// Addresses that each tenant's network takes: a /30.
 const STRIDE: u32 = 4;
 /// Tenants of one installation.
@@ -67,8 +71,9 @@ pub(super) fn addresses(base: Ipv4Addr, slot: u32) -> (Ipv4Addr, Ipv4Addr) {
 }
 
 /// The whole table as text. `local` are networks that the host is directly
-/// in, so that a LAN of public addresses is closed as well.
-pub(super) fn ruleset(plan: &NetPlan, local: &[String]) -> String {
+/// in, so that a LAN of public addresses is closed as well. `counted`: with a
+/// limit of connections.
+pub(super) fn ruleset(plan: &NetPlan, local: &[String], counted: bool) -> String {
     let table = table(&plan.instance);
     let ours = format!("\"{}*\"", prefix(&plan.instance));
     let closed = CLOSED
@@ -86,6 +91,21 @@ pub(super) fn ruleset(plan: &NetPlan, local: &[String]) -> String {
             )
         })
         .collect::<String>();
+    let (set, limit) = if counted {
+        (
+            "  set connections {
+    type ipv4_addr
+    size 1024
+    flags dynamic
+  }
+",
+            format!(
+                "    ct state new add @connections {{ ip saddr ct count over {MAX_CONNECTIONS} }} drop\n"
+            ),
+        )
+    } else {
+        ("", String::new())
+    };
     format!(
         "table inet {table} {{}}
 delete table inet {table}
@@ -96,7 +116,7 @@ table inet {table} {{
     auto-merge
     elements = {{ {closed} }}
   }}
-  chain input {{
+{set}  chain input {{
     type filter hook input priority -150; policy accept;
     iifname {ours} drop
   }}
@@ -110,7 +130,7 @@ table inet {table} {{
     meta nfproto != ipv4 drop
     oifname {ours} drop
     fib saddr . iif oif missing drop
-{resolvers}    ip daddr @closed drop
+{limit}{resolvers}    ip daddr @closed drop
     fib daddr type != unicast drop
     accept
   }}
@@ -227,7 +247,8 @@ pub(super) fn disconnect(plan: &NetPlan) -> io::Result<()> {
 }
 
 fn apply(plan: &NetPlan) -> io::Result<()> {
-    let wanted = ruleset(plan, &local_networks(&routes()?, &prefix(&plan.instance)));
+    let local = local_networks(&routes()?, &prefix(&plan.instance));
+    let wanted = ruleset(plan, &local, true);
     let note = plan.lock.with_extension("applied");
     let there = run(
         "nft",
@@ -236,7 +257,9 @@ fn apply(plan: &NetPlan) -> io::Result<()> {
     )
     .is_ok();
     if !(there && std::fs::read_to_string(&note).is_ok_and(|text| text == wanted)) {
-        run("nft", &["-f", "-"], &wanted)?;
+        // Some kernels have no nft_connlimit. All the rest must hold there too.
+        run("nft", &["-f", "-"], &wanted)
+            .or_else(|_| run("nft", &["-f", "-"], &ruleset(plan, &local, false)))?;
         std::fs::write(&note, &wanted)?;
     }
     let forward = "/proc/sys/net/ipv4/ip_forward";

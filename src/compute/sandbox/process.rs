@@ -70,6 +70,16 @@ pub(super) fn alive(note: &RunNote) -> io::Result<bool> {
         .is_some_and(|(state, start)| start == note.start_ticks && !matches!(state, 'Z' | 'X')))
 }
 
+/// Whether a process is in the control group `path`, in one hierarchy at least.
+pub(super) fn in_group(note: &RunNote, path: &Path) -> io::Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", note.pid))?;
+    // `4:memory:/group`, `0::/group` (cgroups(7)).
+    Ok(text
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .any(|group| Path::new(group) == path))
+}
+
 /// A descriptor of the process that was written down, or `None` where it is gone.
 ///
 /// # Errors

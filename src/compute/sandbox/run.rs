@@ -18,11 +18,12 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid};
 
 use super::init::{self, Init};
 use super::wire::{DestroyRequest, Failure, RunNote, RunRequest};
-use super::{cgroup, disk, enter, net, process, spec, stage, store, sys};
+use super::{cgroup, disk, enter, launch, net, process, spec, stage, store, sys};
 
 /// How long another helper may hold the lease's lock.
 const LOCK: Duration = Duration::from_secs(60);
@@ -113,12 +114,35 @@ fn conduct(request: &RunRequest, mut ends: Ends) -> Result<RunNote, Failure> {
     }
     .map_err(|err| Failure::io("connecting the network", &err))?;
     let note = process::note(pid).map_err(|err| Failure::io("the first process", &err))?;
+    if let Some(group) = &request.cgroup
+        && !process::in_group(&note, group).map_err(|err| Failure::io("its control group", &err))?
+    {
+        // libcontainer goes on without one where a group may not be joined.
+        return Err(Failure::retry("the workload is not in its control group"));
+    }
     store::write_run(&request.dir, &note).map_err(|err| Failure::io("writing it down", &err))?;
     ends.writer
         .write_all(b"go\n")
         .map_err(|err| Failure::io("starting it", &err))?;
     inner_word(&mut ends.reader)?;
+    if request.uid_base.is_some() {
+        // One that has ended already needs no favour.
+        let _ = spare(&note);
+    }
     Ok(note)
+}
+
+/// Has the kernel spare the first process when memory runs out. From here, as
+/// a tenant's process would have to lower its guard to change its own score.
+fn spare(note: &RunNote) -> io::Result<()> {
+    let dir = File::open(format!("/proc/{}", note.pid))?;
+    // Only now: the descriptor stands for whichever process has the number.
+    if !process::alive(note)? {
+        return Ok(());
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let score = nix::fcntl::openat(&dir, "oom_score_adj", flags, Mode::empty())?;
+    File::from(score).write_all(INIT_OOM_SCORE.as_bytes())
 }
 
 /// One line of the inner process: `+text`, or a failure as JSON.
@@ -160,10 +184,16 @@ fn inner(request: &RunRequest, ends: &mut Ends) -> Result<(), Failure> {
     let what = |err: io::Error| Failure::io("the sandbox", &err);
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|err| what(err.into()))?;
     let files = Files::open(&request.dir).map_err(what)?;
-    // Only CAP_SYS_RESOURCE may lower it; without, its small size has to do.
-    let _ = fs::write("/proc/self/oom_score_adj", INIT_OOM_SCORE);
+    launch::limit_process().map_err(what)?;
+    if request.uid_base.is_some() {
+        // Written with the host's powers it is also the least that a tenant's
+        // process can give itself.
+        fs::write("/proc/self/oom_score_adj", enter::OOM_SCORE.to_string()).map_err(what)?;
+    }
     let userns = match request.uid_base {
-        Some(base) => userns(base).ok(),
+        Some(base) => {
+            Some(userns(base).map_err(|err| Failure::io("making a user namespace", &err))?)
+        }
         None => None,
     };
     stage::isolate(request.uid_base.is_none())
@@ -172,7 +202,7 @@ fn inner(request: &RunRequest, ends: &mut Ends) -> Result<(), Failure> {
     let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|err| what(err.into()));
     let (ready, ready_in) = pipe()?;
     let life = pipe()?;
-    let mut container = create(request, &files, &ready_in, &life)?;
+    let mut container = create(request, userns.as_ref(), &files, &ready_in, &life)?;
     let pid = container
         .pid()
         .ok_or_else(|| Failure::retry("libcontainer gave no process id"))?;
@@ -225,12 +255,14 @@ impl Files {
 
 fn create(
     request: &RunRequest,
+    userns: Option<&OwnedFd>,
     files: &Files,
     ready: &OwnedFd,
     life: &(OwnedFd, OwnedFd),
 ) -> Result<libcontainer::container::Container, Failure> {
     let wrong = |err: String| Failure::permanent(format!("sandbox configuration: {err}"));
-    let spec = spec::build(request).map_err(|err| wrong(err.to_string()))?;
+    let spec =
+        spec::build(request, userns.map(AsFd::as_fd)).map_err(|err| wrong(err.to_string()))?;
     spec.save("/bundle/config.json")
         .map_err(|err| wrong(err.to_string()))?;
     let executor = Init {
@@ -243,7 +275,6 @@ fn create(
         cwd: request.cwd.clone(),
         user: request.user.clone(),
         open: request.uid_base.is_none(),
-        oom_score: request.uid_base.map(|_| enter::OOM_SCORE),
     };
     let [stdin, stdout, stderr] = &files.null;
     let stream = |file: &File| {
@@ -276,7 +307,10 @@ fn chain(err: &dyn std::error::Error) -> String {
     text
 }
 
-/// A user namespace that only stands for a range of ids, for id-mapped mounts.
+/// A user namespace for a tenant's range of ids. Its owner is the first of
+/// them: what the kernel counts by user (inotify(7), pending signals, message
+/// queues) it counts for the owner of the namespace too, and if that were the
+/// host's root, a tenant could use up all that root has.
 pub(super) fn userns(base: u32) -> io::Result<OwnedFd> {
     let (ours, theirs) = pipes()?;
     match sys::fork()? {
@@ -286,7 +320,8 @@ pub(super) fn userns(base: u32) -> io::Result<OwnedFd> {
                 mut reader,
                 mut writer,
             } = theirs;
-            let held = nix::sched::unshare(CloneFlags::CLONE_NEWUSER).is_ok()
+            let held = sys::borrow_identity(base).is_ok()
+                && nix::sched::unshare(CloneFlags::CLONE_NEWUSER).is_ok()
                 && writer.write_all(b"+").is_ok();
             // Until the parent has what it wants, or is gone.
             let _ = reader.read(&mut [0]);

@@ -47,6 +47,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_nfsservctl,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_perf_event_open,
     libc::SYS_pivot_root,
     libc::SYS_quotactl,
@@ -54,6 +55,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_reboot,
     libc::SYS_request_key,
     libc::SYS_set_mempolicy,
+    libc::SYS_set_mempolicy_home_node,
     libc::SYS_setns,
     libc::SYS_settimeofday,
     libc::SYS_swapoff,
@@ -79,6 +81,9 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_sysfs,
 ];
 
+/// open_tree_attr(2) of Linux 6.15, on every architecture.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 /// Flags of clone(2) that make a namespace.
 const NEW_NAMESPACE: &[libc::c_int] = &[
     libc::CLONE_NEWUSER,
@@ -90,9 +95,28 @@ const NEW_NAMESPACE: &[libc::c_int] = &[
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Address families of socket(2) that no tenant needs: hypervisor sockets,
-/// the kernel's crypto, raw packet rings.
-const DENIED_FAMILIES: &[libc::c_int] = &[libc::AF_VSOCK, libc::AF_ALG, libc::AF_XDP];
+/// Address families of socket(2) that a tenant may have. Asking for another
+/// would have the host load the module of it, and its bugs with it; among them
+/// are sockets to the hypervisor and to the kernel's crypto.
+const FAMILIES: &[libc::c_int] = &[
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
+
+/// Protocols of the internet families that a tenant may have, for the same
+/// reason. Zero is the usual one.
+const PROTOCOLS: &[libc::c_int] = &[
+    0,
+    libc::IPPROTO_ICMP,
+    libc::IPPROTO_TCP,
+    libc::IPPROTO_UDP,
+    libc::IPPROTO_ICMPV6,
+    libc::IPPROTO_UDPLITE,
+    libc::IPPROTO_RAW,
+    libc::IPPROTO_MPTCP,
+];
 
 /// The filters, in the order in which they are put on.
 pub(super) fn programs() -> io::Result<Vec<BpfProgram>> {
@@ -100,7 +124,11 @@ pub(super) fn programs() -> io::Result<Vec<BpfProgram>> {
     // "No such call", so that the C library falls back to clone(2), whose
     // flags can be looked at.
     let absent = filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?;
-    Ok(vec![deny, absent, foreign_abi()])
+    // "Done", although nothing is: programs that keep secrets turn core files
+    // off and give up where they cannot, and there are none here anyway. The
+    // size that has to stay is explained at `launch::CORE`.
+    let unchanged = filter(core_size()?, 0)?;
+    Ok(vec![deny, absent, unchanged, foreign_abi()])
 }
 
 /// Puts the filters on this thread for ever. Needs no-new-privileges.
@@ -120,15 +148,9 @@ fn denied() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
         clone.push(rule(0, SeccompCmpOp::MaskedEq(bits), bits)?);
     }
     rules.insert(libc::SYS_clone, clone);
-    let mut socket = Vec::new();
-    for family in DENIED_FAMILIES {
-        socket.push(rule(
-            0,
-            SeccompCmpOp::Eq,
-            u64::from(family.cast_unsigned()),
-        )?);
-    }
-    rules.insert(libc::SYS_socket, socket);
+    rules.insert(libc::SYS_socket, sockets()?);
+    let unix = u64::from(libc::AF_UNIX.cast_unsigned());
+    rules.insert(libc::SYS_socketpair, vec![rule(0, SeccompCmpOp::Ne, unix)?]);
     // Pushing characters into a terminal's input is how a program writes into
     // the shell that started it (CVE-2017-5226).
     let mut ioctl = Vec::new();
@@ -139,10 +161,47 @@ fn denied() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
     Ok(rules)
 }
 
+/// Everything but the families and protocols that there may be.
+fn sockets() -> io::Result<Vec<SeccompRule>> {
+    let none_of = |arg, allowed: &[libc::c_int]| {
+        allowed
+            .iter()
+            .map(|one| condition(arg, SeccompCmpOp::Ne, u64::from(one.cast_unsigned())))
+            .collect::<io::Result<Vec<_>>>()
+    };
+    let mut rules = vec![all_of(none_of(0, FAMILIES)?)?];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut conditions = none_of(2, PROTOCOLS)?;
+        let family = u64::from(family.cast_unsigned());
+        conditions.push(condition(0, SeccompCmpOp::Eq, family)?);
+        rules.push(all_of(conditions)?);
+    }
+    Ok(rules)
+}
+
+/// Setting the size of core files.
+fn core_size() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    let core = u64::from(libc::RLIMIT_CORE);
+    let set = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
+        .map_err(io::Error::other)?;
+    let prlimit = all_of(vec![condition(1, SeccompCmpOp::Eq, core)?, set])?;
+    Ok([
+        (libc::SYS_prlimit64, vec![prlimit]),
+        (libc::SYS_setrlimit, vec![rule(0, SeccompCmpOp::Eq, core)?]),
+    ]
+    .into())
+}
+
 fn rule(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
-    let condition =
-        SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
-    SeccompRule::new(vec![condition]).map_err(io::Error::other)
+    all_of(vec![condition(arg, op, value)?])
+}
+
+fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompCondition> {
+    SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)
+}
+
+fn all_of(conditions: Vec<SeccompCondition>) -> io::Result<SeccompRule> {
+    SeccompRule::new(conditions).map_err(io::Error::other)
 }
 
 fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> io::Result<BpfProgram> {

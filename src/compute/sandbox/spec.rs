@@ -1,5 +1,6 @@
 //! The OCI runtime configuration of a workload, as libcontainer wants it.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use libcontainer::oci_spec::OciSpecError;
@@ -41,11 +42,16 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-/// The configuration for `request`.
-pub(super) fn build(request: &RunRequest) -> Result<Spec, OciSpecError> {
+/// The configuration for `request`, in the user namespace
+/// `userns` where there is one. Its descriptor must stay open until the
+/// workload is made.
+pub(super) fn build(
+    request: &RunRequest,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<Spec, OciSpecError> {
     let own_ids = request.uid_base.is_some();
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(own_ids, request.cgroup.is_some())?)
+        .namespaces(namespaces(userns, request.cgroup.is_some())?)
         .masked_paths(owned(MASKED))
         .readonly_paths(owned(READ_ONLY));
     if let Some(base) = request.uid_base {
@@ -83,7 +89,10 @@ fn owned(paths: &[&str]) -> Vec<String> {
     paths.iter().map(|path| (*path).to_owned()).collect()
 }
 
-fn namespaces(own_ids: bool, cgroup: bool) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+fn namespaces(
+    userns: Option<BorrowedFd<'_>>,
+    cgroup: bool,
+) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     let mut kinds = vec![
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Mount,
@@ -91,17 +100,23 @@ fn namespaces(own_ids: bool, cgroup: bool) -> Result<Vec<LinuxNamespace>, OciSpe
         LinuxNamespaceType::Ipc,
         LinuxNamespaceType::Uts,
     ];
-    // Rootless, the helper is in the tenant's user namespace already.
-    if own_ids {
-        kinds.push(LinuxNamespaceType::User);
-    }
     if cgroup {
         kinds.push(LinuxNamespaceType::Cgroup);
     }
-    kinds
+    let mut all = kinds
         .into_iter()
         .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    // Rootless, the helper is in the tenant's user namespace already.
+    if let Some(userns) = userns {
+        all.push(
+            LinuxNamespaceBuilder::default()
+                .typ(LinuxNamespaceType::User)
+                .path(format!("/proc/self/fd/{}", userns.as_raw_fd()))
+                .build()?,
+        );
+    }
+    Ok(all)
 }
 
 fn mapping(base: u32) -> Result<LinuxIdMapping, OciSpecError> {
@@ -216,8 +231,12 @@ fn process(own_ids: bool) -> Result<libcontainer::oci_spec::runtime::Process, Oc
         .no_new_privileges(true);
     if own_ids {
         process = process.rlimits(vec![
-            rlimit(PosixRlimitType::RlimitCore, 0, 0)?,
-            rlimit(PosixRlimitType::RlimitMsgqueue, 819_200, 819_200)?,
+            rlimit(PosixRlimitType::RlimitCore, launch::CORE, launch::CORE)?,
+            rlimit(
+                PosixRlimitType::RlimitMsgqueue,
+                launch::MSGQUEUE,
+                launch::MSGQUEUE,
+            )?,
         ]);
     }
     process.build()

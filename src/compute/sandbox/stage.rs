@@ -129,7 +129,10 @@ impl Builder<'_> {
         } else {
             let dir = self.request.dir.join("disk");
             fs::create_dir_all(&dir)?;
-            bind(&dir, &target, false)
+            let tree = sys::clone_tree(&dir, false)?;
+            let attrs = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV;
+            sys::set_mount_attr(tree.as_fd(), false, attrs, None)?;
+            sys::attach_tree(tree.as_fd(), &target)
         }
     }
 
@@ -215,16 +218,13 @@ impl Builder<'_> {
         self.bind_host(&source, &target)
     }
 
-    /// A read-only view of a directory of the host, in which the host's root
-    /// is the tenant's root where the kernel can show it so.
+    /// A read-only view of a directory of the host. Its owners are nobody to
+    /// the tenant: with the host's root shown as the tenant's, the tenant could
+    /// read what is there for root alone, and take leases (fcntl(2)) that keep
+    /// the host from its own programs.
     fn bind_host(&self, source: &Path, target: &Path) -> io::Result<()> {
         let attrs = sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV;
         let tree = sys::clone_tree(source, true)?;
-        if self.userns.is_some()
-            && sys::set_mount_attr(tree.as_fd(), true, attrs, self.userns).is_ok()
-        {
-            return sys::attach_tree(tree.as_fd(), target);
-        }
         sys::set_mount_attr(tree.as_fd(), true, attrs, None)?;
         sys::attach_tree(tree.as_fd(), target)
     }

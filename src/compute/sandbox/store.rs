@@ -17,13 +17,21 @@
 //!     mnt/             an empty directory, mounted on in helpers only
 //! ```
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -225,13 +233,25 @@ pub(super) fn forget_run(dir: &Path) -> io::Result<()> {
     absent_is_fine(fs::remove_file(dir.join(RUN)))
 }
 
-/// Exit code that the first process left.
+/// Exit code that the first process left. What is no number is none: without
+/// root, a tenant can write into this file and into its logs.
 pub(super) fn read_exit(dir: &Path) -> io::Result<Option<i32>> {
-    match fs::read_to_string(dir.join(EXIT)) {
-        Ok(text) => Ok(text.trim().parse().ok()),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(err),
-    }
+    let bytes = read_end(&dir.join(EXIT), 16)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).trim().parse().ok())
+}
+
+/// The last `most` bytes of a file; `None`: there is none.
+pub(super) fn read_end(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let start = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// Takes the lease's lock; it is held until the file is closed, in every
@@ -285,24 +305,62 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
     absent_is_fine(fs::remove_dir(dir))
 }
 
-/// Removes a tree in which a tenant may have closed directories to us.
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    if fs::remove_dir_all(dir).is_ok() {
-        return Ok(());
-    }
-    open_up(dir)?;
-    absent_is_fine(fs::remove_dir_all(dir))
-}
-
-fn open_up(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+/// Removes a tree in which a tenant may have closed directories to us, and may
+/// have put them deeper into each other than there are descriptors, or room on
+/// a stack, or in a path. So it goes down and up by one open directory. Nobody
+/// else changes the tree meanwhile.
+pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
+    let mut here = open_dir(nix::fcntl::AT_FDCWD, dir.as_os_str())?;
+    let mut above: Vec<OsString> = Vec::new();
+    loop {
+        if let Some(below) = empty_until_dir(&here)? {
+            here = open_dir(&here, &below)?;
+            above.push(below);
+        } else if let Some(name) = above.pop() {
+            here = open_dir(&here, OsStr::new(".."))?;
+            unlinkat(&here, name.as_os_str(), UnlinkatFlags::RemoveDir)?;
+        } else {
+            return absent_is_fine(fs::remove_dir(dir));
         }
     }
-    Ok(())
+}
+
+/// Opens a directory of a tree that is ours to remove, whatever its mode.
+fn open_dir(at: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if name != ".." {
+        let meta = fstatat(&at, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if meta.st_mode & 0o700 != 0o700
+            && meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+        {
+            fchmodat(&at, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+        }
+    }
+    openat(&at, name, flags, Mode::empty()).map_err(io::Error::from)
+}
+
+/// Removes what is no directory, or an empty one, and stops at the first that
+/// has something in it.
+fn empty_until_dir(here: &OwnedFd) -> io::Result<Option<OsString>> {
+    let mut entries = Dir::openat(here, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    for entry in entries.iter() {
+        let name = entry?.file_name().to_owned();
+        let name = OsStr::from_bytes(name.to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        match unlinkat(here, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(Errno::EISDIR | Errno::EPERM) => {}
+            Err(err) => return Err(err.into()),
+        }
+        match unlinkat(here, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => return Ok(Some(name.to_owned())),
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(None)
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

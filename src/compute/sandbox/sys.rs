@@ -79,6 +79,25 @@ pub(super) fn close_from_on_exec(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the effective user of this process be `uid`, and it alone: the powers
+/// of root stay.
+pub(super) fn borrow_identity(uid: u32) -> io::Result<()> {
+    // SAFETY: prctl(2) with plain numbers.
+    check(
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_SECUREBITS,
+                libc::SECBIT_NO_SETUID_FIXUP,
+                0,
+                0,
+                0,
+            )
+        }
+        .into(),
+    )?;
+    nix::unistd::seteuid(nix::unistd::Uid::from_raw(uid)).map_err(io::Error::from)
+}
+
 /// Puts `fd` at the number `target`, which is closed first where it is open.
 pub(super) fn dup_to(fd: impl AsFd, target: RawFd) -> io::Result<()> {
     // SAFETY: dup2(2) on an open descriptor; what `target` was is nobody's any more.

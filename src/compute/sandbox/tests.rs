@@ -4,7 +4,7 @@ use super::cgroup::parse_mountinfo;
 use super::launch::Program;
 use super::user::User;
 use super::wire::NetPlan;
-use super::{merge, net, process, tail};
+use super::{cgroup, facts, merge, net, process, store, tail};
 
 #[test]
 fn a_process_name_may_hold_anything() {
@@ -83,7 +83,7 @@ fn plan() -> NetPlan {
 
 #[test]
 fn the_ruleset_closes_the_near_and_opens_the_name_servers_first() {
-    let text = net::ruleset(&plan(), &["45.1.2.0/24".to_owned()]);
+    let text = net::ruleset(&plan(), &["45.1.2.0/24".to_owned()], true);
     assert!(text.starts_with("table inet satlet_abc123 {}\ndelete table inet satlet_abc123\n"));
     for part in [
         "169.254.0.0/16",
@@ -144,4 +144,116 @@ local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1
 fn the_filters_compile_on_this_machine() {
     let programs = super::seccomp::programs().unwrap();
     assert!(programs.iter().all(|program| !program.is_empty()));
+}
+
+#[test]
+fn a_tree_deeper_than_any_path_is_removed() {
+    use nix::fcntl::{OFlag, openat};
+    use nix::sys::stat::{Mode, mkdirat};
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().join("disk");
+    std::fs::create_dir(&top).unwrap();
+    let kept = dir.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("file"), "x").unwrap();
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let mut here = nix::fcntl::open(&top, flags, Mode::empty()).unwrap();
+    for _ in 0..5000 {
+        for name in ["a", "empty"] {
+            mkdirat(&here, name, Mode::S_IRWXU).unwrap();
+        }
+        nix::unistd::symlinkat(&kept, &here, "link").unwrap();
+        let below = openat(&here, "a", flags, Mode::empty()).unwrap();
+        nix::sys::stat::fchmod(&here, Mode::empty()).unwrap();
+        here = below;
+    }
+    store::remove_tree(&top).unwrap();
+    assert!(!top.exists());
+    assert!(kept.join("file").exists(), "what a link led to");
+}
+
+#[test]
+fn files_that_a_tenant_may_have_written_to_are_read_with_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = std::fs::File::create(dir.path().join(store::LOGS[0])).unwrap();
+    log.set_len(1 << 40).unwrap();
+    assert_eq!(super::read_logs(dir.path(), 10).unwrap().len(), 10);
+    assert_eq!(store::read_exit(dir.path()).unwrap(), None);
+    let exit = dir.path().join(store::EXIT);
+    std::fs::write(&exit, "7").unwrap();
+    assert_eq!(store::read_exit(dir.path()).unwrap(), Some(7));
+    std::fs::write(&exit, [0xff; 100]).unwrap();
+    assert_eq!(store::read_exit(dir.path()).unwrap(), None);
+}
+
+#[test]
+fn a_unified_hierarchy_is_used_where_it_is_the_hosts_own() {
+    let unified = |mount: &str, options: &str| cgroup::Hierarchy {
+        mount: mount.into(),
+        v2: true,
+        options: vec![options.to_owned()],
+    };
+    let old = |name: &str| cgroup::Hierarchy {
+        mount: std::path::Path::new("/sys/fs/cgroup").join(name),
+        v2: false,
+        options: vec!["rw".to_owned(), name.to_owned()],
+    };
+    let mixed = [
+        old("memory"),
+        old("pids"),
+        old("freezer"),
+        unified("/sys/fs/cgroup/unified", "rw"),
+    ];
+    let groups = facts::groups(&mixed, |_| false).unwrap();
+    assert!(groups.memory && groups.pids && !groups.cpu && !groups.swap);
+    // With no freezer a workload cannot be paused, nor killed in one go.
+    assert_eq!(facts::groups(&mixed[..2], |_| true), None);
+    assert!(facts::groups(&[unified("/sys/fs/cgroup", "rw")], |_| false).is_some());
+}
+
+/// On a version 2 hierarchy of this kernel, with or without controllers.
+#[test]
+fn a_group_of_version_2_is_joined_frozen_killed_and_removed() {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let unified = cgroup::hierarchies()
+        .unwrap()
+        .into_iter()
+        .find(|one| one.v2);
+    let name = format!("/satlet-unit-{:08x}", rand::random::<u32>());
+    let path = std::path::Path::new(&name);
+    let Some(unified) = unified else {
+        eprintln!("SKIPPED: no cgroup version 2 is mounted");
+        return;
+    };
+    let dir = unified.mount.join(&name[1..]);
+    if std::fs::create_dir(&dir).is_err() {
+        eprintln!("SKIPPED: no group can be made");
+        return;
+    }
+    let group = cgroup::Cgroup::find(path).unwrap();
+    let mut doors = group.doors().unwrap();
+    assert_eq!(doors.len(), 1);
+    let mut command = std::process::Command::new("sleep");
+    command.arg("1000");
+    #[expect(unsafe_code, reason = "as helpers do between fork and exec")]
+    // SAFETY: writes to a descriptor, and nothing else.
+    unsafe {
+        command.pre_exec(move || cgroup::enter(&mut doors));
+    }
+    let mut child = command.spawn().unwrap();
+    let inside = || std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+    assert_eq!(inside().trim(), child.id().to_string());
+    let now = process::note(child.id().cast_signed()).unwrap();
+    assert!(process::in_group(&now, path).unwrap());
+    assert!(!process::in_group(&now, std::path::Path::new("/other")).unwrap());
+    group.freeze(true).unwrap();
+    assert!(group.frozen().unwrap());
+    group.kill().unwrap();
+    assert_eq!(
+        child.wait().unwrap().signal(),
+        Some(9),
+        "killed while frozen"
+    );
+    group.remove().unwrap();
+    assert!(!dir.exists());
 }

@@ -1,1 +1,100 @@
+use super::*;
 
+fn payment() -> Payment {
+    Payment {
+        id: PaymentId::from_bytes([1; 32]),
+        owner: PublicKey::from_bytes([2; 32]),
+        request: RequestId::new(uuid::Uuid::nil()),
+        lease: "aaaaaaaaaaaa".parse().unwrap(),
+        purpose: Purpose::Spawn,
+        mint: "https://mint.test".to_owned(),
+        unit: "sat".to_owned(),
+        face: Msat::new(10_000),
+        token: "cashuBsecret".to_owned(),
+        ys: Vec::new(),
+        state: PaymentState::Reserved,
+        deadline: Timestamp::from_secs(100),
+        net: Msat::ZERO,
+        fee: Msat::ZERO,
+        added_seconds: 0,
+        rejection: None,
+    }
+}
+
+fn in_state(state: PaymentState) -> Payment {
+    Payment { state, ..payment() }
+}
+
+fn redeemed() -> Learnt {
+    Learnt::Redeemed {
+        net: Msat::new(9_000),
+        fee: Msat::new(1_000),
+    }
+}
+
+#[test]
+fn only_these_changes_are_allowed() {
+    use PaymentState::{Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown};
+    let not_taken = Learnt::NotTaken(Rejection::Spent);
+    let learnt = [
+        Learnt::Unspent,
+        redeemed(),
+        not_taken.clone(),
+        Learnt::Lost,
+        Learnt::Settled,
+    ];
+    let allowed = [
+        (Reserved, Learnt::Unspent, Redeeming),
+        (Reserved, not_taken.clone(), Rejected),
+        (Redeeming, redeemed(), Redeemed),
+        (Redeeming, not_taken.clone(), Rejected),
+        (Redeeming, Learnt::Lost, Unknown),
+        (Unknown, redeemed(), Redeemed),
+        (Unknown, not_taken, Rejected),
+        (Redeemed, Learnt::Settled, Settled),
+    ];
+    for from in [Reserved, Redeeming, Unknown, Redeemed, Settled, Rejected] {
+        for what in &learnt {
+            let to = allowed
+                .iter()
+                .find(|(f, l, _)| *f == from && l == what)
+                .map(|(_, _, to)| *to);
+            let got = in_state(from).learn(what.clone()).ok().map(|p| p.state);
+            assert_eq!(got, to, "{from:?} and {what:?}");
+        }
+    }
+}
+
+#[test]
+fn a_redemption_whose_parts_do_not_add_up_is_refused() {
+    let wrong = Learnt::Redeemed {
+        net: Msat::new(9_000),
+        fee: Msat::new(999),
+    };
+    assert!(in_state(PaymentState::Redeeming).learn(wrong).is_err());
+    let too_large = Learnt::Redeemed {
+        net: Msat::new(u64::MAX),
+        fee: Msat::new(10_001),
+    };
+    assert!(in_state(PaymentState::Redeeming).learn(too_large).is_err());
+}
+
+#[test]
+fn the_token_is_kept_as_long_as_something_can_come_of_it_and_never_shown() {
+    for state in [
+        PaymentState::Reserved,
+        PaymentState::Redeeming,
+        PaymentState::Unknown,
+        PaymentState::Redeemed,
+    ] {
+        let mut open = in_state(state);
+        open.forget_token();
+        assert!(open.is_open() && !open.token.is_empty(), "{state:?}");
+        assert!(!format!("{open:?}").contains("secret"));
+    }
+    for state in [PaymentState::Settled, PaymentState::Rejected] {
+        let mut closed = in_state(state);
+        closed.forget_token();
+        assert!(!closed.is_open() && closed.token.is_empty(), "{state:?}");
+    }
+}

@@ -18,7 +18,11 @@ pub struct RateLimiter {
     keys: BTreeMap<PublicKey, Bucket>,
 }
 
-/// Millitokens left, as of an instant in milliseconds.
+/// What one request takes: so fine that a millisecond at one request a minute
+/// is one of them, and however often somebody asks no fraction is lost.
+const REQUEST: u64 = 60_000;
+
+/// What is left, as of an instant in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     level: u64,
@@ -28,7 +32,7 @@ struct Bucket {
 impl Bucket {
     const fn full(per_minute: u32, at_ms: u64) -> Self {
         Self {
-            level: per_minute as u64 * 1000,
+            level: per_minute as u64 * REQUEST,
             at_ms,
         }
     }
@@ -36,12 +40,11 @@ impl Bucket {
     fn filled(self, per_minute: u32, now_ms: u64) -> Self {
         let gained = now_ms
             .saturating_sub(self.at_ms)
-            .saturating_mul(u64::from(per_minute))
-            / 60;
+            .saturating_mul(u64::from(per_minute));
         let level = self
             .level
             .saturating_add(gained)
-            .min(u64::from(per_minute) * 1000);
+            .min(u64::from(per_minute) * REQUEST);
         Self {
             level,
             at_ms: now_ms.max(self.at_ms),
@@ -49,7 +52,7 @@ impl Bucket {
     }
 
     fn take(&mut self) -> bool {
-        match self.level.checked_sub(1000) {
+        match self.level.checked_sub(REQUEST) {
             Some(level) => {
                 self.level = level;
                 true
@@ -88,7 +91,7 @@ impl RateLimiter {
 
     fn forget(&mut self, now_ms: u64) {
         let per_key = self.per_key;
-        let full = u64::from(per_key) * 1000;
+        let full = u64::from(per_key) * REQUEST;
         self.keys
             .retain(|_, bucket| bucket.filled(per_key, now_ms).level < full);
         while self.keys.len() >= MAX_KEYS {
