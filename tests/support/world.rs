@@ -513,6 +513,7 @@ impl Daemon {
         Sandbox::open(config).await.unwrap()
     }
 
+    #[expect(clippy::print_stderr, reason = "what is left behind must be seen")]
     async fn clear(&self) {
         if !self.dir.join("data/sandbox").exists() {
             return;
@@ -527,6 +528,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(clippy::print_stderr, reason = "shown where the test fails")]
     fn drop(&mut self) {
         if self.child.is_some() {
             self.kill();
