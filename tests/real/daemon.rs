@@ -9,10 +9,9 @@ use satlet::core::time::Timestamp;
 use satlet::relay::convert::now;
 use serde_json::Value;
 
-use crate::support::host::is_root;
 use crate::support::local_gateway::make_key;
 use crate::support::openssh::{Stock, missing, out};
-use crate::support::world::{Daemon, Person, World, until};
+use crate::support::world::{Daemon, Person, World, no_sandbox, one_document, until};
 
 const NAME: &str = "BoldAmberHeron";
 
@@ -59,8 +58,8 @@ async fn until_asked(what: &str, mut done: impl AsyncFnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_is_killed_finds_its_workloads_again() {
-    if !is_root() {
-        skip!("needs root");
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
     }
     if let Some(tool) = missing(&["ssh"]) {
         skip!("{tool} (OpenSSH client) is not installed");
@@ -98,10 +97,6 @@ async fn a_daemon_that_is_killed_finds_its_workloads_again() {
     assert_eq!(since(&sandbox, &handle).await, started);
     assert_eq!(sandbox.list_owned().await.unwrap().len(), 2);
 
-    let port = sold["access"]["port"].clone();
-    daemon.configure(|config| {
-        config["gateway"]["listen"] = format!("127.0.0.1:{port}").into();
-    });
     daemon.start().await;
     let back = stock.run(&format!("cat /root/mark; {INIT_SINCE}")).await;
     assert_eq!(out(&back), format!("kept\n{init}"), "{back:?}");
@@ -134,10 +129,67 @@ async fn a_daemon_that_is_killed_finds_its_workloads_again() {
     assert!(sandbox.list_owned().await.unwrap().is_empty());
 }
 
+/// Kills come at these times after a relay has taken the spawn: before it is
+/// read, while it is paid, while the workload is made, and after.
+const KILLS: [u64; 8] = [0, 10, 25, 45, 70, 100, 150, 400];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_of_a_spawn_loses_no_money_and_makes_nothing_twice() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    let world = World::start(1).await;
+    let mut daemon = Daemon::build(&world, |_| {});
+    let alice = Person::new(&world, "alice", 1_000).await;
+    let whole = alice.balance().await;
+    daemon.start().await;
+    let mut leases = Vec::new();
+    for after in KILLS {
+        let sent = alice
+            .json(&["spawn", NAME, "--for", "10m", "--detach"])
+            .await;
+        tokio::time::sleep(std::time::Duration::from_millis(after)).await;
+        daemon.kill();
+        daemon.start().await;
+        let id = sent["request_id"].as_str().unwrap();
+        let answer = alice.run(&["--json", "status", id]).await;
+        let said = one_document(&answer);
+        // An error brings the money back or has not touched it.
+        if answer.status.success() {
+            assert_eq!(said["state"], "active", "{after} ms: {said}");
+            leases.push(id_of(&said));
+        } else {
+            eprintln!("killed after {after} ms: {said}");
+            assert_ne!(said["error"]["money"], "pending", "{after} ms: {said}");
+        }
+    }
+    assert!(!leases.is_empty(), "at least one came through");
+    let sandbox = daemon.sandbox().await;
+    let owned = sandbox.list_owned().await.unwrap();
+    let mut there: Vec<_> = owned
+        .iter()
+        .map(|one| one.labels.lease.to_string())
+        .collect();
+    there.sort();
+    leases.sort();
+    assert_eq!(there, leases, "one workload for each lease, and no other");
+    for lease in &leases {
+        let ran = alice.run(&["exec", lease, "--", "echo in"]).await;
+        assert_eq!(out(&ran), "in\n", "{ran:?}");
+        alice.json(&["stop", lease]).await;
+    }
+    assert!(sandbox.list_owned().await.unwrap().is_empty());
+    // What is missing is served seconds and the mint's fees, a few sat a lease.
+    let back = alice.balance().await;
+    let spent = whole - back;
+    let most = KILLS.len() as u64 * 15_000;
+    assert!(spent < most, "{spent} msat are gone");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_owner_s_key_opens_a_lease() {
-    if !is_root() {
-        skip!("needs root");
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
     }
     if let Some(tool) = missing(&["ssh"]) {
         skip!("{tool} (OpenSSH client) is not installed");

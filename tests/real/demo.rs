@@ -126,6 +126,29 @@ async fn the_demo_ends_with_ok() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn people_see_a_line_a_step_and_ok() {
+    let stage = Stage::new();
+    let mut demo = stage.command(&[env!("CARGO_BIN_EXE_satlet")], &["demo"]);
+    let done = tokio::time::timeout(LONG * 2, demo.output()).await;
+    let output = done.expect("the demo ends").unwrap();
+    if let Some(why) = excuse(&output) {
+        skip!("{why}");
+    }
+    assert!(output.status.success(), "{output:?}");
+    let text = out(&output);
+    let first: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(first[..STEPS.len()], STEPS, "{text}");
+    assert!(text.contains("hello from root@"), "{text}");
+    assert!(
+        text.contains("\npaid ") && text.ends_with("\nok\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_fails_is_told_and_paid_back_all_the_same() {
     let stage = Stage::new();
     let output = stage.run(&["--run", "echo no; exit 3"]).await;

@@ -261,3 +261,36 @@ async fn somebody_else_s_lease_is_as_good_as_none() {
     assert_eq!(now.expires_at, sold.status.expires_at);
     house.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_does_not_answer_at_start_changes_nothing() {
+    let world = World::start(1).await;
+    let mut house = House::build(&world, 1);
+    house.start().await;
+    let asker = Asker::start(&world).await;
+    let to = house.key();
+    let token = world.purse(200).await.token(100).await;
+    let lease = spawned(asker.ask(&to, spawn(token)).await).status.lease;
+    let before = house.engine.workload(&lease).unwrap();
+    house.stop().await;
+
+    house.engine.set_down(true);
+    house.settings.timing.sweep = Duration::from_millis(200);
+    house.settings.timing.look = Duration::from_millis(200);
+    let asked = house.engine.count(Op::Observe);
+    house.start().await;
+    let looked = house.engine.called(Op::Observe, asked + 3);
+    tokio::time::timeout(LONG, looked).await.unwrap();
+    for down in [true, false] {
+        house.engine.set_down(down);
+        let Ok(Answer::Status(now)) = asker.ask(&to, status(&lease)).await else {
+            panic!("no status")
+        };
+        assert_eq!(now.state, LeaseState::Active, "down: {down}");
+        assert!(now.refunds.is_empty(), "{:?}", now.refunds);
+    }
+    let after = house.engine.workload(&lease).unwrap();
+    assert_eq!((after.serial, after.state), (before.serial, before.state));
+    assert_eq!(house.engine.count(Op::Create), 1);
+    house.stop().await;
+}

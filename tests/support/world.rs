@@ -423,6 +423,9 @@ impl Daemon {
         private(&dir.join("nsec"), &nsec);
         let words = bip39::Mnemonic::generate(12).unwrap();
         private(&dir.join("mnemonic"), &words.to_string());
+        // Free now; the same after each restart, as at an operator's.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = free.local_addr().unwrap().to_string();
         let mut config = json!({
             "hostname": "BoldAmberHeron",
             "data_dir": "data",
@@ -437,28 +440,15 @@ impl Daemon {
             "capacity": {
                 "cpu_millicores": 2000, "memory": "2GiB", "disk": "1GiB", "pids": 1024,
             },
-            "gateway": { "listen": "127.0.0.1:0", "public_host": "127.0.0.1" },
+            "gateway": { "listen": listen, "public_host": "127.0.0.1" },
             "requests": { "per_key_per_minute": 600, "per_minute": 6000 },
             "timing": { "grace": "2s", "sweep": "1s", "look": "1s", "stop_grace": "1s" },
             "sell_unenforced": true,
             "backend": { "kind": "sandbox", "network": false },
         });
         change(&mut config);
-        let daemon = Self { dir, child: None };
-        daemon.save(&config);
-        daemon
-    }
-
-    fn save(&self, config: &Value) {
-        std::fs::write(self.dir.join("provider.json"), config.to_string()).unwrap();
-    }
-
-    /// Changes its configuration for the next start.
-    pub(crate) fn configure(&self, change: impl FnOnce(&mut Value)) {
-        let text = std::fs::read(self.dir.join("provider.json")).unwrap();
-        let mut config = serde_json::from_slice(&text).unwrap();
-        change(&mut config);
-        self.save(&config);
+        std::fs::write(dir.join("provider.json"), config.to_string()).unwrap();
+        Self { dir, child: None }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -523,6 +513,7 @@ impl Daemon {
         Sandbox::open(config).await.unwrap()
     }
 
+    #[expect(clippy::print_stderr, reason = "what is left behind must be seen")]
     async fn clear(&self) {
         if !self.dir.join("data/sandbox").exists() {
             return;
@@ -537,6 +528,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(clippy::print_stderr, reason = "shown where the test fails")]
     fn drop(&mut self) {
         if self.child.is_some() {
             self.kill();
@@ -552,6 +544,23 @@ impl Drop for Daemon {
                 runtime.block_on(self.clear());
             });
         });
+    }
+}
+
+/// Why no sandbox can run workloads here, if so. An ordinary user's can where
+/// user namespaces are allowed.
+pub(crate) async fn no_sandbox() -> Option<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SandboxConfig {
+        root: dir.path().to_owned(),
+        helper: PathBuf::from(env!("CARGO_BIN_EXE_satletd")),
+        name: "sandbox".parse().unwrap(),
+        network: NetworkChoice::Loopback,
+        max_image_mib: 1,
+    };
+    match Sandbox::open(config).await {
+        Ok(sandbox) => sandbox.probe().await.err().map(|why| why.to_string()),
+        Err(why) => Some(why.to_string()),
     }
 }
 
