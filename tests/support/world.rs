@@ -155,8 +155,10 @@ impl House {
             };
             match Provider::start(setup).await {
                 Ok(provider) => break provider,
-                // A commit of the one before may be under way yet.
-                Err(StartError::Ledger(why)) => assert!(Instant::now() < deadline, "{why}"),
+                // The one before may be closing its files yet.
+                Err(why @ (StartError::Ledger(_) | StartError::Wallet(_))) => {
+                    assert!(Instant::now() < deadline, "{why}");
+                }
                 Err(why) => panic!("{why}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -299,7 +299,7 @@ impl World {
     }
 
     /// From here on all goes well, and time passes.
-    fn to_the_end(&mut self) {
+    fn run_out(&mut self) {
         self.luck.clear();
         self.waits.clear();
         for _ in 0..10_000 {
@@ -344,7 +344,7 @@ proptest! {
             world.happens(what);
             world.settle();
         }
-        world.to_the_end();
+        world.run_out();
         let lease = &world.lease;
         prop_assert!(lease.has_ended());
         prop_assert!(lease.cause.is_some());
