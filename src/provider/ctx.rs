@@ -103,7 +103,7 @@ impl Ctx {
                 .map(std::time::Duration::as_secs)
                 .collect(),
             look_every: timing.look.as_secs().max(1),
-            stopping: timing.grace.max(timing.stop_grace).as_secs().max(60),
+            patience: timing.grace.max(timing.stop_grace).as_secs().max(60),
         }
     }
 

@@ -90,6 +90,10 @@ pub(super) async fn take(
         },
         Step::Provision => provision(ctx, &lease, bell).await,
         Step::Revive => revive(ctx, &lease).await,
+        Step::GiveUp if lease.phase == Phase::Reserved => {
+            let why = "the mint did not tell in time whether it was paid".to_owned();
+            tell(ctx, &lease.id, Event::NotPaid(why)).await
+        }
         Step::GiveUp => {
             let why = "it did not come up in time".to_owned();
             tell(ctx, &lease.id, Event::Failed(why)).await

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ctx::Ctx;
+use crate::core::ids::LeaseId;
 use crate::core::lease::{Books, Lease, Phase};
 use crate::core::payment::{Payment, PaymentState};
 use crate::core::time::Timestamp;
 use crate::ledger::{
-    ENDED, INBOX, LEASES, LedgerError, PAYMENTS, PROOFS, REQUESTS, Reader, Tx, WRAPS,
+    ENDED, INBOX, LEASES, LedgerError, PAYMENTS, PROOFS, REQUESTS, Reader, Tx, WRAPS, find_lease,
 };
 
 /// Between two rounds.
@@ -80,6 +81,9 @@ impl Gone {
             let old = rows.into_iter().filter(|(_, row)| old(row));
             old.map(|(key, _)| key).collect()
         }
+        let forgotten = |lease: Option<&LeaseId>| {
+            lease.is_none_or(|id| matches!(find_lease(reader, id), Ok(None)))
+        };
         let ended = |at: &Lease| matches!(at.phase, Phase::Ended { at } if at < before);
         let payments = reader.all(&PAYMENTS)?.into_iter().map(|(_, row)| row);
         let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
@@ -89,7 +93,7 @@ impl Gone {
                 row.done && row.received_at < before
             }),
             requests: keys(reader.all(&REQUESTS)?, |row| {
-                row.answer.is_some() && row.lease.is_none() && row.received_at < before
+                row.answer.is_some() && row.received_at < before && forgotten(row.lease.as_ref())
             }),
             payments: payments.filter(rejected).collect(),
             leases: keys(reader.all(&ENDED)?, |lease| {

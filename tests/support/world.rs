@@ -155,7 +155,7 @@ impl House {
             };
             match Provider::start(setup).await {
                 Ok(provider) => break provider,
-                // A commit of the one before may be under way yet.
+                // The one before may be closing its files yet.
                 Err(why @ (StartError::Ledger(_) | StartError::Wallet(_))) => {
                     assert!(Instant::now() < deadline, "{why}");
                 }

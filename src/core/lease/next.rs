@@ -12,8 +12,10 @@ pub struct Pace {
     pub warnings: Vec<u64>,
     /// How often a running workload is looked at.
     pub look_every: u64,
-    /// How long stopping a workload may take before it is destroyed instead.
-    pub stopping: u64,
+    /// How long what does not get on is waited for: a workload that cannot be
+    /// stopped is destroyed after it, and room that is held for a payment of which
+    /// nobody can tell what became of it is given up, counted from its deadline.
+    pub patience: u64,
 }
 
 /// One thing to do. The provider does it and tells the lease what came of it.
@@ -27,7 +29,7 @@ pub enum Step {
     Provision,
     /// Start the stopped workload.
     Revive,
-    /// Give up bringing it up: its time for that is over.
+    /// Give up bringing it up, or holding its room: the time for that is over.
     GiveUp,
     /// Begin the end that the owner asked for.
     BeginStop,
@@ -85,7 +87,7 @@ impl Plan {
         if can_stop && lease.stop_request.is_some() {
             return Self::Do(Step::BeginStop);
         }
-        let idle = match phase_plan(lease, pace, now) {
+        let idle = match phase_plan(lease, payments, pace, now) {
             Self::Do(step) if waits(&step) => Self::WaitUntil(deadline(lease, pace)),
             Self::Do(step) => return Self::Do(step),
             idle => idle,
@@ -109,7 +111,7 @@ const NEVER: Timestamp = Timestamp::from_secs(u64::MAX);
 fn deadline(lease: &Lease, pace: &Pace) -> Timestamp {
     match lease.phase {
         Phase::Provisioning { deadline } | Phase::Reviving { deadline } => deadline,
-        Phase::Expiring => lease.looked_at.plus_secs(pace.stopping),
+        Phase::Expiring => lease.looked_at.plus_secs(pace.patience),
         _ => NEVER,
     }
 }
@@ -124,10 +126,9 @@ fn payment_step(payment: &Payment) -> Option<Step> {
     }
 }
 
-fn phase_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
+fn phase_plan(lease: &Lease, payments: &[Payment], pace: &Pace, now: Timestamp) -> Plan {
     match lease.phase {
-        // Its payment is open: what becomes of it decides.
-        Phase::Reserved => Plan::WaitUntil(NEVER),
+        Phase::Reserved => reserved_plan(payments, pace, now),
         Phase::Provisioning { deadline } | Phase::Reviving { deadline } if now >= deadline => {
             Plan::Do(Step::GiveUp)
         }
@@ -140,6 +141,16 @@ fn phase_plan(lease: &Lease, pace: &Pace, now: Timestamp) -> Plan {
         Phase::Grace { destroy_at } => Plan::WaitUntil(destroy_at),
         Phase::Ending => Plan::Do(Step::Destroy),
         Phase::Ended { .. } => Plan::Over,
+    }
+}
+
+/// What becomes of the payment decides. But room is not held for ever for a mint
+/// that has gone silent: money that turns up later goes back.
+fn reserved_plan(payments: &[Payment], pace: &Pace, now: Timestamp) -> Plan {
+    let latest = payments.iter().map(|payment| payment.deadline).max();
+    match latest.map(|deadline| deadline.plus_secs(pace.patience)) {
+        Some(until) if now < until => Plan::WaitUntil(until),
+        _ => Plan::Do(Step::GiveUp),
     }
 }
 

@@ -52,7 +52,7 @@ fn pace() -> Pace {
     Pace {
         warnings: vec![600, 60],
         look_every: 30,
-        stopping: 600,
+        patience: 600,
     }
 }
 
@@ -412,6 +412,10 @@ fn a_step_that_waits_holds_up_nothing_that_does_not_hang_on_it() {
     let over = after(&ended());
     assert!(matches!(plan(&over, 900, &mint_down), Plan::WaitUntil(_)));
     assert_eq!(Plan::of(&over, &[], &pace(), at(900)), Plan::Over);
+    // Room is held only so long for a payment that nobody can tell about.
+    let held = reserved();
+    assert_eq!(plan(&held, 599, &mint_down), Plan::WaitUntil(at(600)));
+    assert_eq!(plan(&held, 600, &mint_down), Plan::Do(Step::GiveUp));
     // A workload that cannot be stopped is destroyed in the end.
     let stuck = after(&expiring());
     let down = [resolve, Step::StopWorkload];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{CALL, Taken, change, operation, workload};
 use crate::compute::BackendError;
-use crate::core::lease::{Event, Lease};
+use crate::core::lease::{Event, Lease, Phase};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
 use crate::ledger::{LedgerError, PAYMENTS};
 use crate::provider::ctx::Ctx;
@@ -127,7 +127,6 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
     tracing::info!(lease = %id, payment = %payment.id, outcome = ?learnt, "payment");
     change(ctx, &id, move |tx, lease| {
         let mut payment = payment.learn(learnt)?;
-        let spawn = payment.purpose == Purpose::Spawn;
         match payment.state {
             PaymentState::Redeemed => {
                 let sold = lease.sold_seconds;
@@ -142,7 +141,8 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
                 payment = payment.learn(Learnt::Settled)?;
                 payment.added_seconds = lease.sold_seconds.saturating_sub(sold);
             }
-            PaymentState::Rejected if spawn => {
+            // Given up before, its room is free already.
+            PaymentState::Rejected if lease.phase == Phase::Reserved => {
                 lease.on(Event::NotPaid("the payment was not taken".to_owned()), now)?;
             }
             _ => {}

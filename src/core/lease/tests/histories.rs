@@ -132,7 +132,7 @@ impl World {
                 payment = payment.learn(Learnt::Settled).unwrap();
             }
             PaymentState::Rejected => {
-                if payment.purpose == Purpose::Spawn {
+                if self.lease.phase == Phase::Reserved {
                     self.on(Event::NotPaid("no".to_owned()));
                 }
                 assert_eq!(self.lease.money, money, "nothing taken, nothing booked");
@@ -192,6 +192,9 @@ impl World {
                     self.model.runs = true;
                 }
                 well || luck == 7
+            }
+            Step::GiveUp if self.lease.phase == Phase::Reserved => {
+                self.told(Event::NotPaid("nobody knows".to_owned()))
             }
             Step::GiveUp => self.told(Event::Failed("too late".to_owned())),
             Step::BeginStop => self.told(Event::StopBegun),
@@ -296,7 +299,7 @@ impl World {
     }
 
     /// From here on all goes well, and time passes.
-    fn to_the_end(&mut self) {
+    fn run_out(&mut self) {
         self.luck.clear();
         self.waits.clear();
         for _ in 0..10_000 {
@@ -341,7 +344,7 @@ proptest! {
             world.happens(what);
             world.settle();
         }
-        world.to_the_end();
+        world.run_out();
         let lease = &world.lease;
         prop_assert!(lease.has_ended());
         prop_assert!(lease.cause.is_some());
