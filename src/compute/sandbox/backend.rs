@@ -273,6 +273,7 @@ impl Exec for Sandbox {
         if self.frozen(&meta.labels.lease)? {
             return Err(BackendError::Retry("the workload is paused".to_owned()));
         }
+        let seat = self.seats.take(&meta.labels.lease)?;
         let request = self.enter_request(&meta, note, request);
         let failed = |err| BackendError::Retry(format!("the sandbox helper: {err}"));
         let start = async {
@@ -281,7 +282,7 @@ impl Exec for Sandbox {
                 .await
                 .map_err(failed)?;
             match helper.next().await.map_err(failed)? {
-                Some((Reply::Started, fds)) => session::open(helper, fds).map_err(failed),
+                Some((Reply::Started, fds)) => session::open(helper, fds, seat).map_err(failed),
                 Some((Reply::Failed(failure), _)) => Err(failure.into()),
                 // The workload was killed with the command that was starting.
                 None => Err(BackendError::NotRunning),
@@ -307,6 +308,7 @@ impl Dial for Sandbox {
         port: u16,
     ) -> Result<Box<dyn Duplex>, BackendError> {
         let (meta, target) = self.target(handle)?;
+        let _seat = self.seats.take(&meta.labels.lease)?;
         let addresses = addresses(host, port, meta.labels.lease.as_str())?;
         let request = Request::Dial(DialRequest { target, addresses });
         let (_, fds) = match client::call(&self.program, &request, ENTER).await? {

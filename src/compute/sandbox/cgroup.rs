@@ -82,6 +82,20 @@ impl Cgroup {
             .collect()
     }
 
+    /// Whether it has less than `spare` processes over its limit. The kernel
+    /// lets processes in whatever the limit says; it only stops them from
+    /// having children.
+    pub(super) fn has_room(&self, spare: u64) -> bool {
+        let number =
+            |file: PathBuf| -> Option<u64> { fs::read_to_string(file).ok()?.trim().parse().ok() };
+        // Where there is no limit it says "max".
+        self.dirs.iter().all(|dir| {
+            let limit = number(dir.join("pids.max"));
+            let count = number(dir.join("pids.current"));
+            !matches!((limit, count), (Some(limit), Some(count)) if count >= limit.saturating_add(spare))
+        })
+    }
+
     /// Freezes or thaws, and waits until it is so.
     pub(super) fn freeze(&self, frozen: bool) -> io::Result<()> {
         let Some((file, yes, no)) = self.freezer() else {

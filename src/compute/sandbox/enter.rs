@@ -23,13 +23,18 @@ use nix::unistd::{ForkResult, Pid};
 use super::channel::Channel;
 use super::launch::{self, DEFAULT_PATH, Program};
 use super::user::{self, User};
-use super::wire::{DialRequest, EnterCommand, EnterControl, EnterRequest, Failure, Reply, RunNote};
+use super::wire::{
+    Class, DialRequest, EnterCommand, EnterControl, EnterRequest, Failure, Reply, RunNote,
+};
 use super::{cgroup, process, sys};
 
 /// Between SIGHUP and SIGKILL for a command whose session was dropped.
 const HANGUP: Duration = Duration::from_secs(2);
 /// How long a connection from inside may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Commands that may be started in a workload that is full of processes, so
+/// that its tenant can come in and clear up.
+const SPARE_PIDS: u64 = 8;
 /// The kernel kills a tenant's processes before its first process and before
 /// the host's (proc_pid_oom_score_adj(5)).
 pub(super) const OOM_SCORE: i32 = 300;
@@ -40,11 +45,15 @@ pub(super) fn run(channel: &mut Channel, request: &EnterRequest) -> Result<(), F
     let pidfd = open_target(&request.target)?;
     // While /proc is still the host's, and still ours to write.
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string()).map_err(what)?;
-    let mut doors = match &request.cgroup {
-        Some(path) => cgroup::Cgroup::find(path).and_then(|group| group.doors()),
-        None => Ok(Vec::new()),
+    let mut doors = Vec::new();
+    if let Some(path) = &request.cgroup {
+        let group = cgroup::Cgroup::find(path).map_err(what)?;
+        if !group.has_room(SPARE_PIDS) {
+            let text = "the workload has too many processes";
+            return Err(Failure::new(Class::NoCapacity, text));
+        }
+        doors = group.doors().map_err(what)?;
     }
-    .map_err(what)?;
     nix::sys::prctl::set_dumpable(false).map_err(|err| what(err.into()))?;
     launch::limit_process().map_err(what)?;
     join(pidfd.as_fd(), all_namespaces(request.cgroup.is_some()))?;

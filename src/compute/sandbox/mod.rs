@@ -27,6 +27,7 @@ mod launch;
 mod net;
 mod process;
 mod run;
+mod seats;
 mod seccomp;
 mod session;
 mod spec;
@@ -119,6 +120,7 @@ pub struct Sandbox {
     facts: Facts,
     capabilities: Capabilities,
     images: ImageStore,
+    seats: seats::Seats,
     /// Held while the books change; never across an await.
     books: Mutex<()>,
 }
@@ -150,6 +152,7 @@ impl Sandbox {
             instance,
             facts,
             images,
+            seats: seats::Seats::default(),
             books: Mutex::new(()),
         })
     }

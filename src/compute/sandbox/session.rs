@@ -13,6 +13,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::Helper;
+use super::seats::Seat;
 use super::sys;
 use super::wire::{EnterControl, Reply};
 use crate::compute::{BackendError, ExecControl, ExecSession, ExitStatus, TtySize};
@@ -23,7 +24,7 @@ const HANG_UP: Duration = Duration::from_secs(5);
 const CONTROLS: usize = 16;
 
 /// Makes the session of a helper that has started its command.
-pub(super) fn open(mut helper: Helper, fds: Vec<OwnedFd>) -> io::Result<ExecSession> {
+pub(super) fn open(mut helper: Helper, fds: Vec<OwnedFd>, seat: Seat) -> io::Result<ExecSession> {
     helper.let_go();
     let mut fds = fds.into_iter();
     let first = fds.next().ok_or_else(|| io::Error::other("no streams"))?;
@@ -46,7 +47,10 @@ pub(super) fn open(mut helper: Helper, fds: Vec<OwnedFd>) -> io::Result<ExecSess
                 )
             }
         };
-    tokio::spawn(attend(helper, control, exit_in, terminal));
+    tokio::spawn(async move {
+        attend(helper, control, exit_in, terminal).await;
+        drop(seat);
+    });
     Ok(ExecSession {
         stdin,
         stdout,
