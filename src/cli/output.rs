@@ -1,6 +1,7 @@
 //! What both binaries print: JSON or text on standard output, progress and
 //! errors on standard error, strangers' text escaped.
 
+pub use crate::core::text::{escape, escape_lines};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -138,31 +139,6 @@ pub fn out(line: &str) {
 /// A line on standard error.
 pub fn note(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// Text from strangers, fit for a terminal: control and direction characters
-/// (Unicode categories Cc and the bidirectional controls) become `\u{…}`.
-pub fn escape(text: &str) -> String {
-    escape_but(text, |_| false)
-}
-
-/// As [`escape`], but lines and tabs stay: for whole outputs.
-pub fn escape_lines(text: &str) -> String {
-    escape_but(text, |c| matches!(c, '\n' | '\t'))
-}
-
-fn escape_but(text: &str, keep: impl Fn(char) -> bool) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        let hidden = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if hidden && !keep(c) {
-            safe.extend(c.escape_unicode());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
 }
 
 /// `45s`, `2h 5m`, `3d 4h`: the two largest parts.

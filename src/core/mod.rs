@@ -9,4 +9,5 @@ pub mod money;
 pub mod payment;
 pub mod policy;
 pub mod pricing;
+pub mod text;
 pub mod time;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::cli::output::escape;
 use crate::core::money::Msat;
+use crate::core::text::escape;
 
 /// What became of the money, in msat: `paid` is the sum of the others.
 pub(super) struct Money {
