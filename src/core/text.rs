@@ -1,4 +1,4 @@
-//! Text from strangers.
+//! Text from strangers, before it is shown.
 
 /// Text from strangers, fit for a terminal: control and direction characters
 /// (Unicode categories Cc and the bidirectional controls) become `\u{…}`.
