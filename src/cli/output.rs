@@ -1,7 +1,6 @@
 //! What both binaries print: JSON or text on standard output, progress and
 //! errors on standard error, strangers' text escaped.
 
-pub use crate::core::text::{escape, escape_lines};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
