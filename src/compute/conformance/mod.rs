@@ -6,7 +6,7 @@
 //! [`Failure`] and does not panic, so that tests can show that the suite
 //! notices a broken backend. What cannot be tried on this host is
 //! [`Failure::Skipped`] with the reason, and is printed as
-//! `SKIPPED <name>: <why>`.
+//! `SKIPPED <name>: <why>`; where there is nothing to try it is [`Failure::Moot`].
 //!
 //! * [`lifecycle`]: create, observe, start, stop, destroy, list.
 //! * [`crashes`]: what a dead daemon, a dead engine and a cancelled call leave.
@@ -38,6 +38,9 @@ pub enum Failure {
     /// It cannot be tried here.
     #[error("skipped: {0}")]
     Skipped(String),
+    /// There is nothing to try for this backend or host; nothing is missing.
+    #[error("moot: {0}")]
+    Moot(String),
     /// The backend does not do what it must.
     #[error("{0}")]
     Broken(String),
@@ -47,6 +50,11 @@ impl Failure {
     /// It cannot be tried here, for this reason.
     pub fn skipped(why: impl Into<String>) -> Self {
         Self::Skipped(why.into())
+    }
+
+    /// There is nothing to try, for this reason.
+    pub fn moot(why: impl Into<String>) -> Self {
+        Self::Moot(why.into())
     }
 
     /// The backend does not do what it must.
@@ -75,8 +83,10 @@ pub async fn finish(name: &str, fixture: &dyn Fixture, outcome: Outcome) -> Outc
 /// # Errors
 /// The case's; or the file cannot be written.
 pub fn report(name: &str, outcome: Outcome) -> Outcome {
-    let Err(Failure::Skipped(why)) = outcome else {
-        return outcome;
+    let why = match outcome {
+        Err(Failure::Skipped(why)) => why,
+        Err(Failure::Moot(_)) => return Ok(()),
+        outcome => return outcome,
     };
     let line = format!("SKIPPED {name}: {}\n", why.replace('\n', " "));
     // Nobody to tell where standard error is closed.
