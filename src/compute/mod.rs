@@ -273,8 +273,9 @@ pub trait Backend: Send + Sync {
     /// Any class.
     async fn destroy(&self, handle: &Handle) -> Result<(), BackendError>;
 
-    /// Gives back what no workload needs any more, such as images. Called now
-    /// and then; safe beside everything else.
+    /// Gives back what no workload needs any more, such as images, and puts
+    /// right on the host what others may have changed, such as the rules that
+    /// wall workloads off. Called every minute; safe beside everything else.
     ///
     /// # Errors
     /// Something could not be given back; it is tried again.

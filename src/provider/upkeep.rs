@@ -40,9 +40,7 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
         {
             tracing::error!(%error, "old messages could not be forgotten");
         }
-        if rounds.is_multiple_of(60) {
-            tidy(&ctx).await;
-        }
+        tidy(&ctx).await;
         rounds += 1;
     }
 }

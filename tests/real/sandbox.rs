@@ -46,7 +46,7 @@ impl std::ops::Deref for Guard {
 fn config(root: &Path, network: NetworkChoice) -> SandboxConfig {
     SandboxConfig {
         root: root.to_owned(),
-        helper: PathBuf::from(env!("CARGO_BIN_EXE_satletd")),
+        helper: helper(),
         name: "sandbox".parse().unwrap(),
         network,
         max_image_mib: 1024,
@@ -777,6 +777,37 @@ fn fetch(address: &str, port: u16) -> String {
     format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{address}/{port} && cat <&3'")
 }
 
+#[tokio::test]
+async fn rules_that_somebody_flushed_are_put_back() {
+    need_root!("rules_that_somebody_flushed_are_put_back");
+    let bed = Bed::with(NetworkChoice::default()).await;
+    if !bed.sandbox.capabilities().outgoing_network {
+        skip!("{:?}", bed.sandbox.capabilities().notes);
+    }
+    let handle = bed.create(&spec()).await;
+    let route = run(&bed.sandbox, &handle, "ip -4 route").await.stdout;
+    let gateway = route.split_whitespace().nth(2).unwrap().to_owned();
+    let host = |program: &str, args: &[&str]| {
+        let out = std::process::Command::new(program).args(args).output();
+        let out = out.unwrap();
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+        )
+    };
+    // The host's end of this tenant's pair is called slINSTANCE-SLOT.
+    let (_, links) = host("ip", &["-o", "-4", "addr", "show", "to", &gateway]);
+    let link = links.split_whitespace().nth(1).unwrap();
+    let instance = link.trim_start_matches("sl").split('-').next().unwrap();
+    let table = format!("satlet_{instance}");
+    let is_there = || host("nft", &["list", "table", "inet", &table]).0;
+    assert!(is_there());
+    assert!(host("nft", &["delete", "table", "inet", &table]).0);
+    assert!(!is_there());
+    bed.sandbox.tidy().await.unwrap();
+    assert!(is_there());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_out_leads_nowhere_near() {
     need_root!("the_way_out_leads_nowhere_near");
@@ -921,16 +952,30 @@ async fn loopback_is_all_there_is_without_a_way_out() {
     assert_eq!(out.stdout.trim(), "lo");
 }
 
+/// Names the helper in a run of another user.
+const HELPER: &str = "SATLET_TEST_HELPER";
+
+fn helper() -> PathBuf {
+    std::env::var_os(HELPER).map_or(env!("CARGO_BIN_EXE_satletd").into(), PathBuf::from)
+}
+
 /// Runs one test of this file again in a process of its own, as `user`.
 fn again(test: &str, user: Option<&str>, root: &Path) -> std::process::Command {
     let program = std::env::current_exe().unwrap();
     let mut command = match user {
         None => std::process::Command::new(program),
         Some(user) => {
+            // What was built may lie where another user cannot go.
+            let here = root.join("program");
+            let helper = root.join("satletd");
+            std::fs::copy(program, &here).unwrap();
+            std::fs::copy(env!("CARGO_BIN_EXE_satletd"), &helper).unwrap();
             let mut command = std::process::Command::new("setpriv");
             command
                 .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
-                .arg(program);
+                .arg(here)
+                .env(HELPER, helper)
+                .current_dir(root);
             command
         }
     };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,9 @@ use crate::core::time::Timestamp;
 
 /// How long the kernel may take to end a workload that was killed.
 const KILL: Duration = Duration::from_secs(15);
+
+/// Images are removed in each of so many rounds of tidying.
+const PRUNE_EVERY: u32 = 60;
 
 #[async_trait]
 impl Backend for Sandbox {
@@ -140,9 +144,14 @@ impl Backend for Sandbox {
     }
 
     async fn tidy(&self) -> Result<(), BackendError> {
-        let gone = self.prune_images().await?;
-        if !gone.is_empty() {
-            tracing::info!(images = gone.len(), "images that nobody uses were removed");
+        self.uphold_network().await?;
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed);
+        // Not each time: an image that was just fetched may have no lease yet.
+        if round.is_multiple_of(PRUNE_EVERY) {
+            let gone = self.prune_images().await?;
+            if !gone.is_empty() {
+                tracing::info!(images = gone.len(), "images that nobody uses were removed");
+            }
         }
         Ok(())
     }

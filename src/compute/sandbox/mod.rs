@@ -42,6 +42,7 @@ mod wire;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 pub use helper::{HELPER_ARG, helper_main};
@@ -120,6 +121,8 @@ pub struct Sandbox {
     facts: Facts,
     capabilities: Capabilities,
     images: ImageStore,
+    /// How often it was tidied up.
+    rounds: AtomicU32,
     seats: seats::Seats,
     /// Held while the books change; never across an await.
     books: Mutex<()>,
@@ -152,6 +155,7 @@ impl Sandbox {
             instance,
             facts,
             images,
+            rounds: AtomicU32::new(0),
             seats: seats::Seats::default(),
             books: Mutex::new(()),
         })
@@ -307,6 +311,16 @@ impl Sandbox {
                 }),
             })
         })
+    }
+
+    /// Sees to it that the rules that wall tenants off are in force.
+    async fn uphold_network(&self) -> Result<(), BackendError> {
+        let Some(plan) = self.net_plan(0) else {
+            return Ok(());
+        };
+        blocking(move || net::uphold(&plan))
+            .await
+            .map_err(|err| BackendError::Retry(format!("the rules of the network: {err}")))
     }
 
     /// Removes unpacked images that no lease stands on and nobody waits for.

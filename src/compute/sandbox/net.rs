@@ -246,6 +246,18 @@ pub(super) fn disconnect(plan: &NetPlan) -> io::Result<()> {
     })
 }
 
+/// Puts the table back where somebody took it away (a flush of all rules), or
+/// the host is in other networks by now, as long as there is any tenant.
+pub(super) fn uphold(plan: &NetPlan) -> io::Result<()> {
+    locked(plan, || {
+        let links = run("ip", &["-o", "link", "show"], "")?;
+        if links.contains(&prefix(&plan.instance)) {
+            apply(plan)?;
+        }
+        Ok(())
+    })
+}
+
 fn apply(plan: &NetPlan) -> io::Result<()> {
     let local = local_networks(&routes()?, &prefix(&plan.instance));
     let wanted = ruleset(plan, &local, true);
