@@ -166,9 +166,9 @@ pub(super) async fn run(sandbox: &Sandbox, handle: &Handle, text: &str) -> Outpu
         .expect("the command ends")
 }
 
-/// Looks until `done`, for at most half a minute.
+/// Looks until `done`, for at most a minute: the machine may be busy.
 pub(super) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     while !done().await {
         assert!(Instant::now() < end, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
