@@ -330,7 +330,13 @@ impl Keeper {
     }
 }
 
-/// Two files, written in turn: the older half is dropped when the newer is full.
+/// Which of the two log files is written now, by their lengths: the one that is
+/// not full. Their times do not tell: a quick program fills both in one tick.
+pub(super) fn current_log(first: u64) -> usize {
+    usize::from(first >= LOG_CAP)
+}
+
+/// Two files, written in turn: as soon as one is full the other is emptied.
 struct Log {
     files: [File; 2],
     current: usize,
@@ -340,32 +346,36 @@ struct Log {
 impl Log {
     fn open(files: [File; 2]) -> io::Result<Self> {
         let [first, second] = &files;
-        let (first, second) = (first.metadata()?, second.metadata()?);
-        let current = usize::from(second.modified()? > first.modified()?);
-        let written = if current == 1 {
-            second.len()
-        } else {
-            first.len()
-        };
-        Ok(Self {
+        let (first, second) = (first.metadata()?.len(), second.metadata()?.len());
+        let current = current_log(first);
+        let written = if current == 1 { second } else { first };
+        let mut log = Self {
             files,
             current,
             written,
-        })
+        };
+        // The last one was killed before it could change files.
+        log.change_when_full()?;
+        Ok(log)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.written >= LOG_CAP {
-            self.current ^= 1;
-            self.written = 0;
-            if let Some(file) = self.files.get(self.current) {
-                file.set_len(0)?;
-            }
-        }
         self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.files
             .get_mut(self.current)
-            .map_or(Ok(()), |file| file.write_all(bytes))
+            .map_or(Ok(()), |file| file.write_all(bytes))?;
+        self.change_when_full()
+    }
+
+    fn change_when_full(&mut self) -> io::Result<()> {
+        if self.written < LOG_CAP {
+            return Ok(());
+        }
+        self.current ^= 1;
+        self.written = 0;
+        self.files
+            .get(self.current)
+            .map_or(Ok(()), |file| file.set_len(0))
     }
 }
 

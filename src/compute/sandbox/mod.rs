@@ -490,10 +490,15 @@ fn read_logs(dir: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     for name in store::LOGS {
         let path = dir.join(name);
         if let Some(bytes) = store::read_end(&path, init::LOG_CAP.saturating_mul(2))? {
-            parts.push((std::fs::metadata(path)?.modified()?, bytes));
+            parts.push((std::fs::metadata(path)?.len(), bytes));
         }
     }
-    parts.sort_by_key(|(modified, _)| *modified);
+    if parts
+        .first()
+        .is_some_and(|(first, _)| init::current_log(*first) == 0)
+    {
+        parts.reverse();
+    }
     let all: Vec<u8> = parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
     Ok(tail(all, max))
 }
