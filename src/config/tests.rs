@@ -490,6 +490,8 @@ const NSEC: &str = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnl
 const WORDS: &str = "legal winner thank year wave sausage worth useful legal winner thank yellow";
 
 fn write(path: &Path, text: &str, mode: u32) {
+    // An ordinary user cannot write to a file of mode 0400.
+    let _ = std::fs::remove_file(path);
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
