@@ -123,6 +123,7 @@ impl Stage {
 
 fn incoming(sender: PublicKey, body: String) -> Incoming {
     Incoming {
+        channel: crate::relay::Channel::GiftWrap,
         rumor: random_id(),
         sender,
         written_at: now(),

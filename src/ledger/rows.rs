@@ -10,12 +10,16 @@ use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::lease::Lease;
 use crate::core::payment::Payment;
 use crate::core::time::Timestamp;
+use crate::protocol::channel::Channel;
 
 /// A message to us, by rumor id.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxRow {
     /// Who wrote it.
     pub sender: PublicKey,
+    /// How it came.
+    #[serde(default, skip_serializing_if = "Channel::is_usual")]
+    pub channel: Channel,
     /// The relay that brought it.
     pub relay: String,
     /// When it came.
@@ -39,6 +43,9 @@ pub struct RequestRow {
     pub id: RequestId,
     /// SHA-256 of the body, hex: the same id with another body is refused.
     pub body_hash: String,
+    /// How it came, and how the answer goes.
+    #[serde(default, skip_serializing_if = "Channel::is_usual")]
+    pub channel: Channel,
     /// Relays that brought it: where the answer goes besides the asker's own.
     pub relays: Vec<String>,
     /// When it came first.
@@ -68,6 +75,9 @@ pub struct WorkloadRow {
 pub struct OutboxRow {
     /// To whom.
     pub to: PublicKey,
+    /// How it goes.
+    #[serde(default, skip_serializing_if = "Channel::is_usual")]
+    pub channel: Channel,
     /// Its text.
     pub body: String,
     /// Relays to use besides the receiver's own.

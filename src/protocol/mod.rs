@@ -1,15 +1,14 @@
 //! What goes over Nostr: kinds, tags, bodies, size limits. `specs/` says the
 //! same without Rust; the JSON vectors there are read and written by tests.
 
+pub mod channel;
 pub mod error;
 pub mod heartbeat;
 pub mod kinds;
 pub mod offer;
+pub mod paygress;
 pub mod reply;
 pub mod request;
-
-#[cfg(test)]
-mod tests;
 
 /// Version of the dialect: the value of the `satlet` field of every message.
 pub const DIALECT: u32 = 1;

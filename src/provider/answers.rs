@@ -14,6 +14,7 @@ use crate::ledger::{
     request_key,
 };
 use crate::protocol::DIALECT;
+use crate::protocol::channel::Channel;
 use crate::protocol::error::{Code, Money, WireError};
 use crate::protocol::reply::{
     self, Answer, Message, Notice, Outcome, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
@@ -27,6 +28,7 @@ pub(super) fn mark_done(
     request: Option<RequestId>,
 ) -> Result<(), LedgerError> {
     let row = InboxRow {
+        channel: message.channel,
         sender: message.sender,
         relay: message.relay.clone(),
         received_at: message.received_at,
@@ -71,6 +73,7 @@ pub(super) async fn unstored(
             mark_done(tx, &message, None)?;
             let body = encode(&Message::Reply(Reply::error(id, refusal)))?;
             let row = OutboxRow {
+                channel: message.channel,
                 to: message.sender,
                 body,
                 relays: vec![message.relay.clone()],
@@ -141,6 +144,7 @@ fn enqueue(
         .get(&OUTBOX, key)?
         .map_or(now, |waiting| waiting.written_at);
     let out = OutboxRow {
+        channel: row.channel,
         to: row.owner,
         body,
         relays: row.relays.clone(),
@@ -493,6 +497,7 @@ fn notify(
         .map(|row| row.relays)
         .unwrap_or_default();
     let row = OutboxRow {
+        channel: Channel::GiftWrap,
         to: lease.owner,
         body: encode(&Message::Notice(notice))?,
         relays,

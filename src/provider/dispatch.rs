@@ -171,6 +171,7 @@ fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
         .filter(|(_, row)| !row.done)
         .filter_map(|(key, row)| {
             Some(Incoming {
+                channel: row.channel,
                 rumor: key.parse().ok()?,
                 sender: row.sender,
                 written_at: row.written_at,
@@ -297,6 +298,7 @@ async fn known(
             let key = request_key(&message.sender, id);
             let Some(mut row) = tx.get(&REQUESTS, &key)? else {
                 let row = RequestRow {
+                    channel: message.channel,
                     owner: message.sender,
                     id,
                     body_hash,

@@ -57,6 +57,7 @@ impl InboxStore for Stores {
                 return Ok(known.done);
             }
             let row = InboxRow {
+                channel: message.channel,
                 sender: message.sender,
                 relay: message.relay,
                 received_at: message.received_at,
@@ -122,6 +123,7 @@ impl OutboxStore for Stores {
             .filter(|(_, row)| row.next_attempt <= now)
             .map(|(key, row)| Outgoing {
                 id: attempt_id(&key, row.relays.len()),
+                channel: row.channel,
                 to: row.to,
                 body: row.body,
                 relays: row.relays,

@@ -14,12 +14,14 @@ use super::convert::{id_from, now};
 use super::reader::Reader;
 use super::session::{MAX_EVENT, Relays};
 use super::wrap::{Unwrapped, is_to, unwrap};
-use super::{Dropped, InboxStore, Incoming};
+use super::{Channel, Dropped, InboxStore, Incoming, direct};
 use crate::core::ids::EventId;
 
 /// Times and bounds of the inbox.
 #[derive(Clone, Debug)]
 pub struct InboxOptions {
+    /// Whether NIP-04 messages (kind 4) are read too.
+    pub direct: bool,
     /// How far to look back on a relay that was never seen before.
     pub first_look_back: Duration,
     /// Added to the two days by which stamps may be set back (NIP-59): clocks
@@ -47,6 +49,7 @@ impl Default for InboxOptions {
     fn default() -> Self {
         let secs = Duration::from_secs;
         Self {
+            direct: false,
             first_look_back: secs(3 * 24 * 60 * 60),
             margin: secs(60 * 60),
             page: 500,
@@ -216,7 +219,8 @@ impl Worker {
     }
 
     async fn open_and_deliver(&self, relay: &str, event: Event) -> Result<(), Dropped> {
-        cheap_checks(&self.keys, &event)?;
+        cheap_checks(&self.keys, self.options.direct, &event)?;
+        let channel = channel(&event);
         let id = id_from(&event.id);
         if self.store.seen_wrap(&id).await {
             return Err(Dropped::Duplicate);
@@ -230,6 +234,7 @@ impl Worker {
         }
         let message = opened?;
         let message = Incoming {
+            channel,
             rumor: message.rumor,
             sender: message.sender,
             written_at: message.written_at,
@@ -253,7 +258,10 @@ impl Worker {
         let keys = self.keys.clone();
         let work = tokio::task::spawn_blocking(move || {
             event.verify().map_err(|_| Dropped::BadSignature)?;
-            unwrap(&keys, &event)
+            match channel(&event) {
+                Channel::GiftWrap => unwrap(&keys, &event),
+                Channel::Nip04 => direct::read(&keys, &event),
+            }
         });
         let opened = work.await.unwrap_or(Err(Dropped::Undecryptable));
         drop(permit);
@@ -276,9 +284,22 @@ impl Worker {
     }
 }
 
+fn channel(event: &Event) -> Channel {
+    if event.kind == Kind::EncryptedDirectMessage {
+        Channel::Nip04
+    } else {
+        Channel::GiftWrap
+    }
+}
+
 /// What costs next to nothing, before what does.
-fn cheap_checks(keys: &Keys, event: &Event) -> Result<(), Dropped> {
-    if event.kind != Kind::GiftWrap || !is_to(event, &keys.public_key()) {
+fn cheap_checks(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped> {
+    let wanted = match event.kind {
+        Kind::GiftWrap => true,
+        Kind::EncryptedDirectMessage => direct,
+        _ => false,
+    };
+    if !wanted || !is_to(event, &keys.public_key()) {
         return Err(Dropped::NotForUs);
     }
     if event.content.len() > MAX_EVENT {

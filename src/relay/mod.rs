@@ -4,6 +4,7 @@
 //!
 //! * [`Inbox`](inbox::Inbox): gift wraps to us -> verified, unwrapped, deduped
 //!   by rumor id, stored by the caller's [`InboxStore`], and only then handed on.
+//! * [`direct`]: the older way, NIP-04, through the same inbox and outbox.
 //! * [`Outbox`](outbox::Outbox): messages that the caller's [`OutboxStore`]
 //!   holds are wrapped and sent until a relay confirms them.
 //! * [`Relays::publish`](session::Relays::publish): one event to many relays,
@@ -11,6 +12,7 @@
 
 mod connect;
 pub mod convert;
+pub mod direct;
 pub mod inbox;
 mod link;
 pub mod memory;
@@ -31,11 +33,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{EventId, PublicKey};
 use crate::core::time::Timestamp;
+pub use crate::protocol::channel::Channel;
 
 /// A message to us, verified: the seal's signer is the rumor's author.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incoming {
-    /// Id of the rumor (kind 14): the same however often it is wrapped.
+    /// How it came.
+    #[serde(default, skip_serializing_if = "Channel::is_usual")]
+    pub channel: Channel,
+    /// Id of the rumor (kind 14): the same however often it is wrapped. By
+    /// NIP-04 the event's own id.
     pub rumor: EventId,
     /// Who wrote it.
     pub sender: PublicKey,
@@ -119,6 +126,9 @@ pub trait InboxStore: Send + Sync {
 pub struct Outgoing {
     /// The caller's name for it, unique for ever.
     pub id: String,
+    /// How it goes.
+    #[serde(default, skip_serializing_if = "Channel::is_usual")]
+    pub channel: Channel,
     /// To whom.
     pub to: PublicKey,
     /// The plaintext.

@@ -16,7 +16,7 @@ use super::convert::{key_to, now};
 use super::publisher::parse_dm_relays;
 use super::session::{Relays, normalise};
 use super::wrap::{WrapError, wrap};
-use super::{Ack, OutboxStore, Outgoing, StoreError};
+use super::{Ack, Channel, OutboxStore, Outgoing, StoreError, direct};
 use crate::core::ids::PublicKey;
 use crate::protocol::kinds;
 
@@ -223,10 +223,13 @@ impl Sender {
         let (keys, message) = (self.keys.clone(), message.clone());
         let work = tokio::task::spawn_blocking(move || {
             let Outgoing { to, body, .. } = &message;
-            wrap(&keys, to, body, message.written_at, message.expires_at)
+            let (at, until) = (message.written_at, message.expires_at);
+            match message.channel {
+                Channel::GiftWrap => wrap(&keys, to, body, at, until).map(|(event, _)| event),
+                Channel::Nip04 => direct::write(&keys, to, body, at, until),
+            }
         });
-        let done = work.await.map_err(|e| WrapError::Crypto(e.to_string()))?;
-        done.map(|(event, _)| event)
+        work.await.map_err(|e| WrapError::Crypto(e.to_string()))?
     }
 
     /// Sends to the relays of the message at once, and to those of the receiver

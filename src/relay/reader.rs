@@ -125,8 +125,15 @@ impl Reader {
     }
 
     fn filter(&self, since: Timestamp) -> Filter {
+        let mut kinds = vec![Kind::GiftWrap];
+        kinds.extend(
+            self.worker
+                .options
+                .direct
+                .then_some(Kind::EncryptedDirectMessage),
+        );
         Filter::new()
-            .kind(Kind::GiftWrap)
+            .kinds(kinds)
             .pubkey(self.worker.keys.public_key())
             .since(time_to(since))
     }

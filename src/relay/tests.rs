@@ -298,6 +298,7 @@ fn one_relay_has_one_name() {
 async fn the_inbox_in_memory_knows_a_message_again() {
     let store = MemoryInbox::new();
     let message = Incoming {
+        channel: crate::relay::Channel::GiftWrap,
         rumor: EventId::from_bytes([1; 32]),
         sender: PublicKey::from_bytes([2; 32]),
         written_at: WRITTEN,
@@ -323,6 +324,7 @@ async fn the_outbox_in_memory_gives_what_is_due_until_it_is_settled() {
     let store = MemoryOutbox::new();
     for (id, due) in [("late", 20), ("soon", 5), ("now", 1)] {
         store.put(Outgoing {
+            channel: crate::relay::Channel::GiftWrap,
             id: id.to_owned(),
             to: PublicKey::from_bytes([2; 32]),
             body: String::new(),

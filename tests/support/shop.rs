@@ -218,6 +218,7 @@ impl Shop {
         let running = self.running.as_ref().unwrap();
         let now = self.ctx().now();
         let message = Incoming {
+            channel: satlet::relay::Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
             sender: owner,
             written_at: now,
@@ -237,6 +238,7 @@ impl Shop {
         let running = self.running.as_ref().unwrap();
         let now = self.ctx().now();
         let message = Incoming {
+            channel: satlet::relay::Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
             sender: owner,
             written_at,

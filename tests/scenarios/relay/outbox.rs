@@ -29,6 +29,7 @@ fn quick() -> OutboxOptions {
 
 fn outgoing(id: &str, to: PublicKey, relays: &[String]) -> Outgoing {
     Outgoing {
+        channel: satlet::relay::Channel::GiftWrap,
         id: id.to_owned(),
         to,
         body: format!("body of {id}"),
