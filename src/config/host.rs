@@ -1,18 +1,20 @@
 //! Where and how it runs: relays, gateway, requests, timing, backend, logs.
 
+use std::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nostr_sdk::FromBech32;
 use url::{Host, Url};
 
-use super::reader::{Node, Object};
+use super::reader::{Node, Object, escape};
 use super::sale::level;
+use crate::core::capacity::Capacity;
 use crate::core::ids::PublicKey;
 use crate::gateway::GatewayLimits;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::provider::settings::{
-    BackendSetting, GatewaySettings, RequestPolicy, SandboxSetting, Timing,
+    BackendSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy, SandboxSetting, Timing,
 };
 use crate::telemetry::{LogFormat, LogSetting};
 
@@ -85,6 +87,11 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
     let auth_attempts = object.optional("auth_attempts", default.auth_attempts, |n| {
         n.integer(1..=100)
     });
+    let passwords_per_minute = object.optional(
+        "passwords_per_minute",
+        default.passwords_per_minute,
+        |n| n.integer(1..=100_000),
+    );
     let max_connections = object.optional("max_connections", default.max_connections, |n| {
         n.integer(1..=100_000)
     });
@@ -106,11 +113,82 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
         idle_timeout: idle_timeout?,
         total_timeout: total_timeout?,
         auth_attempts: auth_attempts?,
+        passwords_per_minute: passwords_per_minute?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,
         connects_per_minute: connects_per_minute?,
         max_channels: max_channels?,
     })
+}
+
+/// Clients of the existing network: `None` where they are not served.
+pub(super) fn paygress(mut object: Object<'_>) -> Option<Option<PaygressSetting>> {
+    let default = PaygressSetting::default();
+    let enabled = object.optional("enabled", false, Node::flag);
+    let ports = object.optional("ports", default.ports, ports);
+    let is_name = ("1 to 255 characters", |text: &str| {
+        (1..=255).contains(&text.len())
+    });
+    let images = object.optional("images", Default::default(), |n| {
+        n.map(is_name, |n| n.printable(255))
+    });
+    object.finish();
+    let (ports, images) = (ports?, images?);
+    Some(enabled?.then_some(PaygressSetting { ports, images }))
+}
+
+fn ports(node: &Node<'_>) -> Option<RangeInclusive<u16>> {
+    let range = node.text()?.split_once('-').and_then(|(first, last)| {
+        let range = first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?;
+        (*range.start() > 0 && !range.is_empty()).then_some(range)
+    });
+    match range {
+        Some(range) => Some(range),
+        None => node.problem(
+            "It is not a range of ports.",
+            "Write the first and the last one, such as \"31000-31999\".",
+        ),
+    }
+}
+
+/// Whether the parts of the file that hang together with this setting fit it.
+pub(super) fn paygress_fits(
+    node: &Node<'_>,
+    paygress: Option<&PaygressSetting>,
+    gateway: Option<&GatewaySettings>,
+    images: Option<&ImagePolicy>,
+    capacity: Option<&Capacity>,
+) {
+    let Some(paygress) = paygress else { return };
+    let ports = &paygress.ports;
+    if let Some(gateway) = gateway
+        && ports.contains(&gateway.listen.port())
+    {
+        node.problem_at(
+            "/paygress/ports",
+            "The gateway's own port is in this range.",
+            "Choose a range without the port of gateway.listen.",
+        );
+    }
+    let count = u32::from(ports.end() - ports.start()) + 1;
+    if let Some(capacity) = capacity
+        && count < capacity.max_leases
+    {
+        node.problem_at(
+            "/paygress/ports",
+            format!("{count} ports are fewer than capacity.max_leases."),
+            format!("Write a range of at least {} ports.", capacity.max_leases),
+        );
+    }
+    for (asked, run) in &paygress.images {
+        if images.is_some_and(|policy| !policy.allows(run)) {
+            node.problem_at(
+                &format!("/paygress/images/{}", escape(asked)),
+                format!("The image {run:?} is not allowed."),
+                "Add it to images.allow, or take another.",
+            );
+        }
+    }
 }
 
 pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {

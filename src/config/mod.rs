@@ -157,6 +157,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     });
     let capacity = sale::capacity(top.section("capacity"));
     let gateway = host::gateway(top.section("gateway"));
+    let paygress = host::paygress(top.section("paygress"));
     let requests = host::requests(top.section("requests"));
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
@@ -164,6 +165,14 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let log = host::log(top.section("log"));
     top.finish();
     sale::fits(node, tiers.as_deref(), capacity.as_ref());
+    let old = paygress.as_ref().and_then(Option::as_ref);
+    host::paygress_fits(
+        node,
+        old,
+        gateway.as_ref(),
+        images.as_ref(),
+        capacity.as_ref(),
+    );
     Some(Config {
         settings: Settings {
             hostname: hostname?,
@@ -176,6 +185,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             images: images?,
             capacity: capacity?,
             gateway: gateway?,
+            paygress: paygress?,
             requests: requests?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,

@@ -392,6 +392,6 @@ impl<'a> Object<'a> {
 }
 
 /// One step of a JSON pointer (RFC 6901 section 3).
-fn escape(step: &str) -> String {
+pub(super) fn escape(step: &str) -> String {
     step.replace('~', "~0").replace('/', "~1")
 }

@@ -236,6 +236,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         },
         timing: Timing::default(),
         sell_unenforced: true,
+        paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
     })
 }

@@ -8,6 +8,7 @@ use russh::keys::{Algorithm, EcdsaCurve};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
 
+use super::server::Entrance;
 use super::{GatewayLimits, HostKey};
 
 /// Bytes that a client may send on a channel before it has to wait for us.
@@ -59,11 +60,15 @@ const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
 
 const COMPRESSION: &[compression::Name] = &[compression::NONE];
 
-/// The server side of a connection under these limits.
-pub(super) fn config(host_key: &HostKey, limits: &GatewayLimits) -> Arc<Config> {
+/// The server side of a connection by `entrance` under these limits.
+pub(super) fn config(
+    host_key: &HostKey,
+    limits: &GatewayLimits,
+    entrance: Entrance,
+) -> Arc<Config> {
     Arc::new(Config {
         server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-satlet")),
-        methods: methods(),
+        methods: methods(entrance),
         auth_rejection_time: REFUSAL_TIME,
         // Every client starts with "none"; refusing that says nothing.
         auth_rejection_time_initial: Some(Duration::ZERO),
@@ -90,7 +95,11 @@ pub(super) fn config(host_key: &HostKey, limits: &GatewayLimits) -> Arc<Config> 
     })
 }
 
-/// Public keys are the only way in.
-pub(super) fn methods() -> MethodSet {
-    MethodSet::from(&[MethodKind::PublicKey][..])
+/// The only way in by `entrance`.
+pub(super) fn methods(entrance: Entrance) -> MethodSet {
+    let only = match entrance {
+        Entrance::Main => MethodKind::PublicKey,
+        Entrance::Port(_) => MethodKind::Password,
+    };
+    MethodSet::from(&[only][..])
 }

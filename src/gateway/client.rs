@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use russh::keys::PublicKey;
 use russh::server::{Msg, Session};
@@ -14,12 +14,15 @@ use super::channel::Out;
 use super::connection::Connection;
 use super::host_key::openssh;
 use super::input::Input;
-use super::server::Shared;
+use super::server::{Entrance, Shared};
 use super::{Door, session};
 use crate::compute::{ExecCommand, ExecRequest, TtySize};
 
 /// Names longer than this are no lease's.
 const MAX_USER: usize = 64;
+
+/// Passwords longer than this are no lease's.
+const MAX_PASSWORD: usize = 256;
 
 /// How long the provider may take to say who may enter.
 const ASK: Duration = Duration::from_secs(5);
@@ -35,8 +38,9 @@ const SIGNALS: usize = 16;
 pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     pub(super) connection: Arc<Connection>,
+    pub(super) entrance: Entrance,
     pub(super) door: Option<Door>,
-    /// For the log: the last name that was tried, and how many keys.
+    /// For the log: the last name that was tried, and how many keys or passwords.
     tried: (String, u32),
     pub(super) channels: HashMap<ChannelId, Open>,
 }
@@ -60,10 +64,15 @@ pub(super) struct Waiting {
 }
 
 impl Client {
-    pub(super) fn new(shared: Arc<Shared>, connection: Arc<Connection>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Arc<Connection>,
+        entrance: Entrance,
+    ) -> Self {
         Self {
             shared,
             connection,
+            entrance,
             door: None,
             tried: (String::new(), 0),
             channels: HashMap::new(),
@@ -72,10 +81,32 @@ impl Client {
 
     /// Asks the provider. One path for every refusal.
     pub(super) async fn ask(&self, user: &str, key: &PublicKey) -> Option<Door> {
+        if self.entrance != Entrance::Main {
+            return None;
+        }
         let user = if user.len() <= MAX_USER { user } else { "" };
         let key = openssh(key);
         let asking = self.shared.doors.open(user, &key);
         tokio::time::timeout(ASK, asking).await.ok().flatten()
+    }
+
+    /// Asks the provider whether a password opens this entrance. Somebody who
+    /// guesses is not listened to for a while.
+    pub(super) async fn ask_password(&self, user: &str, password: &str) -> Option<Door> {
+        let Entrance::Port(port) = self.entrance else {
+            return None;
+        };
+        let fits = user.len() <= MAX_USER && password.len() <= MAX_PASSWORD;
+        let (gate, ip) = (&self.shared.gate, self.connection.peer.ip());
+        if !fits || !gate.may_guess(ip, Instant::now()) {
+            return None;
+        }
+        let asking = self.shared.doors.open_port(port, user, password);
+        let door = tokio::time::timeout(ASK, asking).await.ok().flatten();
+        if door.is_none() {
+            gate.guessed_wrong(ip, Instant::now());
+        }
+        door
     }
 
     pub(super) fn note_try(&mut self, user: &str) {

@@ -10,6 +10,7 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::algorithms::{WINDOW, methods};
 use super::client::{Client, Open, term_name};
+use super::server::Entrance;
 use super::{forward, session};
 use crate::compute::ExecCommand;
 
@@ -28,9 +29,9 @@ fn answer(session: &mut Session, channel: ChannelId, yes: bool) -> Result<(), ru
     }
 }
 
-fn refusal() -> Auth {
+fn refusal(entrance: Entrance) -> Auth {
     Auth::Reject {
-        proceed_with_methods: Some(methods()),
+        proceed_with_methods: Some(methods(entrance)),
         partial_success: false,
     }
 }
@@ -45,7 +46,11 @@ impl Handler for Client {
     ) -> Result<Auth, Self::Error> {
         self.note_try(user);
         let known = self.ask(user, offer.public_key).await.is_some();
-        Ok(if known { Auth::Accept } else { refusal() })
+        Ok(if known {
+            Auth::Accept
+        } else {
+            refusal(self.entrance)
+        })
     }
 
     async fn auth_publickey(
@@ -54,7 +59,16 @@ impl Handler for Client {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         let Some(door) = self.ask(user, key.public_key).await else {
-            return Ok(refusal());
+            return Ok(refusal(self.entrance));
+        };
+        self.door = Some(door);
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
+        self.note_try(user);
+        let Some(door) = self.ask_password(user, password).await else {
+            return Ok(refusal(self.entrance));
         };
         self.door = Some(door);
         Ok(Auth::Accept)

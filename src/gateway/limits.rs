@@ -26,6 +26,27 @@ struct Address {
     open: usize,
     minute: Instant,
     connects: u32,
+    wrong: u32,
+}
+
+impl Address {
+    fn new(now: Instant) -> Self {
+        Self {
+            open: 0,
+            minute: now,
+            connects: 0,
+            wrong: 0,
+        }
+    }
+
+    /// Begins to count anew where a minute is over.
+    fn turn(&mut self, now: Instant) {
+        if now.duration_since(self.minute) >= MINUTE {
+            self.minute = now;
+            self.connects = 0;
+            self.wrong = 0;
+        }
+    }
 }
 
 /// Why a connection is not let in.
@@ -64,6 +85,25 @@ impl Gate {
             address,
         })
     }
+
+    /// Whether a password from `ip` is looked at now.
+    pub(super) fn may_guess(&self, ip: IpAddr, now: Instant) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = counts.limits.passwords_per_minute;
+        counts.addresses.get_mut(&network(ip)).is_none_or(|address| {
+            address.turn(now);
+            address.wrong < most
+        })
+    }
+
+    /// Counts a wrong password from `ip`, which has a connection open.
+    pub(super) fn guessed_wrong(&self, ip: IpAddr, now: Instant) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = counts.addresses.get_mut(&network(ip)) {
+            address.turn(now);
+            address.wrong = address.wrong.saturating_add(1);
+        }
+    }
 }
 
 impl Counts {
@@ -75,15 +115,8 @@ impl Counts {
                 return Err(Full::All);
             }
         }
-        let address = self.addresses.entry(key).or_insert(Address {
-            open: 0,
-            minute: now,
-            connects: 0,
-        });
-        if now.duration_since(address.minute) >= MINUTE {
-            address.minute = now;
-            address.connects = 0;
-        }
+        let address = self.addresses.entry(key).or_insert(Address::new(now));
+        address.turn(now);
         if address.connects >= self.limits.connects_per_minute {
             return Err(Full::Rate);
         }

@@ -2,6 +2,9 @@
 //! name is the lease id, the key is one that travelled in the spawn. It enters
 //! by the backend's exec power, so any image with a shell works and nothing has
 //! to listen inside.
+//!
+//! Clients of the older dialect know a port of the lease's own and a password
+//! instead: [`Ports`] are further entrances of the same server.
 
 mod algorithms;
 mod channel;
@@ -12,6 +15,7 @@ mod handler;
 mod host_key;
 mod input;
 mod limits;
+mod ports;
 mod server;
 mod session;
 mod stream;
@@ -21,6 +25,7 @@ mod tests;
 use std::time::Duration;
 
 pub use host_key::HostKey;
+pub use ports::{GatewayPorts, Ports};
 pub use server::Gateway;
 
 use async_trait::async_trait;
@@ -35,6 +40,13 @@ pub trait Doors: Send + Sync {
     /// `openssh` text (`ssh-ed25519 AAAA…`, no comment) opens it now. `None`
     /// for a wrong key, an unknown lease, an ended lease alike.
     async fn open(&self, user: &str, openssh: &str) -> Option<Door>;
+
+    /// The workload behind a lease's own `port`, if `password` opens it now for
+    /// `user`. `None` for whatever does not fit.
+    async fn open_port(&self, port: u16, user: &str, password: &str) -> Option<Door> {
+        let _ = (port, user, password);
+        None
+    }
 
     /// Whether the lease still lets people in; asked regularly for sessions
     /// that are open, which are closed when it says no.
@@ -65,6 +77,9 @@ pub struct GatewayLimits {
     pub total_timeout: Duration,
     /// Failed authentications on one connection before it is closed.
     pub auth_attempts: usize,
+    /// Wrong passwords from one address (an IPv6 /64 counts as one) in a
+    /// minute; after them no password is looked at until the minute is over.
+    pub passwords_per_minute: u32,
     /// Connections at once, all together; more are refused at accept.
     pub max_connections: usize,
     /// Connections at once from one address (an IPv6 /64 counts as one).
@@ -82,6 +97,7 @@ impl Default for GatewayLimits {
             idle_timeout: Duration::from_secs(60 * 60),
             total_timeout: Duration::from_secs(24 * 60 * 60),
             auth_attempts: 10,
+            passwords_per_minute: 20,
             max_connections: 512,
             max_connections_per_address: 64,
             connects_per_minute: 120,

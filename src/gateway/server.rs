@@ -17,7 +17,7 @@ use super::client::Client;
 use super::connection::{Connection, EndReason};
 use super::limits::{Gate, Place};
 use super::stream::Cuttable;
-use super::{Doors, GatewayError, GatewayLimits, HostKey, algorithms};
+use super::{Doors, GatewayError, GatewayLimits, GatewayPorts, HostKey, algorithms};
 use crate::core::ids::LeaseId;
 
 /// How often the provider is asked whether open connections may stay.
@@ -44,12 +44,22 @@ pub struct Gateway {
     host_key: String,
 }
 
+/// By which door a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// The port of all leases: by key, the user name is the lease.
+    Main,
+    /// A lease's own port: by password.
+    Port(u16),
+}
+
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) doors: Arc<dyn Doors>,
     pub(super) limits: GatewayLimits,
     config: Arc<russh::server::Config>,
-    gate: Gate,
+    port_config: Arc<russh::server::Config>,
+    pub(super) gate: Gate,
     inside: Mutex<HashMap<u64, Arc<Connection>>>,
     next: AtomicUsize,
     queued: Arc<AtomicUsize>,
@@ -81,7 +91,8 @@ impl Gateway {
         let local_addr = listener.local_addr().map_err(refused)?;
         let shared = Arc::new(Shared {
             doors,
-            config: algorithms::config(&host_key, &limits),
+            config: algorithms::config(&host_key, &limits, Entrance::Main),
+            port_config: algorithms::config(&host_key, &limits, Entrance::Port(0)),
             gate: Gate::new(limits.clone()),
             limits,
             inside: Mutex::default(),
@@ -97,7 +108,7 @@ impl Gateway {
         tokio::spawn(async move {
             // Told also when the loop panics.
             let _stopped = stopped;
-            accept(listener, accepting).await;
+            accept(listener, accepting, Entrance::Main).await;
         });
         tokio::spawn(recheck(shared.clone()));
         Ok(Self {
@@ -110,6 +121,11 @@ impl Gateway {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Ports of single leases, on the same address. None is open yet.
+    pub fn ports(&self) -> GatewayPorts {
+        GatewayPorts::new(&self.shared, self.local_addr.ip())
     }
 
     /// Its host key as `ssh-ed25519 AAAA…`, with no comment.
@@ -170,6 +186,11 @@ impl Shared {
         }
     }
 
+    /// What ends another entrance; it ends with the gateway too.
+    pub(super) fn new_entrance(&self) -> CancellationToken {
+        self.closing.child_token()
+    }
+
     fn leave(&self, connection: &Arc<Connection>) {
         self.lock()
             .retain(|_, known| !Arc::ptr_eq(known, connection));
@@ -198,14 +219,14 @@ impl Shared {
 }
 
 /// Takes connections until told to stop. No connection's fate ends it.
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>, entrance: Entrance) {
     loop {
         let accepted = tokio::select! {
             () = shared.closing.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&shared, stream, peer),
+            Ok((stream, peer)) => admit(&shared, stream, peer, entrance),
             Err(why) => {
                 tracing::warn!(%why, "the gateway cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -214,12 +235,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
     match shared.gate.enter(peer.ip(), std::time::Instant::now()) {
         Ok(place) => {
             shared
                 .tasks
-                .spawn(serve(shared.clone(), stream, peer, place));
+                .spawn(serve(shared.clone(), stream, peer, entrance, place));
         }
         // The stream is dropped, which closes it.
         Err(why) => tracing::info!(%peer, limit = ?why, "connection refused"),
@@ -227,16 +248,26 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
 }
 
 /// One connection, from accept to its end.
-async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: Place) {
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: Entrance,
+    place: Place,
+) {
     let cut = shared.cut.child_token();
     let _cut = cut.clone().drop_guard();
     let connection = Connection::new(peer, shared.queued.clone());
-    let client = Client::new(shared.clone(), connection.clone());
+    let client = Client::new(shared.clone(), connection.clone(), entrance);
     if let Err(why) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %why, "no TCP_NODELAY");
     }
     let stream = Cuttable::new(stream, &cut);
-    let running = russh::server::run_stream(shared.config.clone(), stream, client);
+    let config = match entrance {
+        Entrance::Main => &shared.config,
+        Entrance::Port(_) => &shared.port_config,
+    };
+    let running = russh::server::run_stream(config.clone(), stream, client);
     let started = tokio::time::Instant::now();
     match tokio::time::timeout(shared.limits.login_timeout, running).await {
         Ok(Ok(running)) => watch(&shared, &connection, running, started, &cut).await,

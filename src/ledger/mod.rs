@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase};
 
+mod containers;
 mod migrate;
 mod rows;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use containers::*;
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
 

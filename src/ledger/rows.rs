@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::containers::OldAsk;
 use super::table::Table;
 use super::{LedgerError, Reader, Tx};
 use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
@@ -59,6 +60,9 @@ pub struct RequestRow {
     /// What was said meanwhile, where the answer takes long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<String>,
+    /// Set for a request in the dialect in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paygress: Option<OldAsk>,
 }
 
 /// What the backend has to make; kept until the lease has ended.

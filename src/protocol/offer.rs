@@ -61,7 +61,7 @@ pub struct Spec {
 /// What satlet adds to an offer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
-    /// Dialects that the provider speaks: `satlet/1`.
+    /// Dialects that the provider speaks: `satlet/1`, `paygress/1`.
     pub dialects: Vec<String>,
     /// The SSH gateway.
     pub gateway: Gateway,

@@ -3,6 +3,7 @@
 
 use super::ctx::Ctx;
 use super::handlers::{describe, refund};
+use super::paygress::{self, wait};
 use super::refuse::{self, Refusal};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::{EndCause, Lease, Phase, RefundState};
@@ -10,12 +11,13 @@ use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::time::Timestamp;
 use crate::ledger::{
-    INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, REQUESTS, RequestRow, Tx, event_key,
-    request_key,
+    CONTAINER_OF, INBOX, InboxRow, LedgerError, OUTBOX, OldAsk, OutboxRow, REQUESTS, RequestRow,
+    Tx, event_key, request_key,
 };
 use crate::protocol::DIALECT;
 use crate::protocol::channel::Channel;
 use crate::protocol::error::{Code, Money, WireError};
+use crate::protocol::paygress::reply::Reply as OldReply;
 use crate::protocol::reply::{
     self, Answer, Message, Notice, Outcome, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
 };
@@ -48,9 +50,65 @@ pub(super) async fn answer(ctx: &Ctx, message: &Incoming, reply: Reply) -> Resul
             mark_done(tx, &message, Some(reply.request_id))?;
             let key = request_key(&message.sender, reply.request_id);
             match tx.get(&REQUESTS, &key)? {
-                Some(row) => store(tx, row, reply, now, now.plus(keep)),
+                Some(row) => store(
+                    tx,
+                    row,
+                    encode(&Message::Reply(reply))?,
+                    now,
+                    now.plus(keep),
+                ),
                 None => Ok(()),
             }
+        })
+        .await?;
+    ctx.outbox.notify_one();
+    Ok(())
+}
+
+/// Stores the one answer to a request in the dialect in use.
+pub(super) async fn answer_text(
+    ctx: &Ctx,
+    message: &Incoming,
+    id: RequestId,
+    reply: &OldReply,
+) -> Result<(), LedgerError> {
+    let (message, now, text) = (message.clone(), ctx.now(), paygress::text(reply)?);
+    ctx.ledger()
+        .write(move |tx| {
+            mark_done(tx, &message, Some(id))?;
+            match tx.get(&REQUESTS, &request_key(&message.sender, id))? {
+                Some(row) => store(tx, row, text, now, now),
+                None => Ok(()),
+            }
+        })
+        .await?;
+    ctx.outbox.notify_one();
+    Ok(())
+}
+
+/// Sends a refusal in that dialect that is not kept as the answer.
+pub(super) async fn unstored_text(
+    ctx: &Ctx,
+    message: &Incoming,
+    ask: &OldAsk,
+    reply: &OldReply,
+) -> Result<(), LedgerError> {
+    let (message, now, body) = (message.clone(), ctx.now(), paygress::text(reply)?);
+    let mut row = OutboxRow {
+        channel: message.channel,
+        to: message.sender,
+        body,
+        relays: vec![message.relay.clone()],
+        written_at: now,
+        expires_at: now,
+        attempts: 0,
+        next_attempt: now,
+    };
+    wait::stamp(ask, now, &mut row);
+    ctx.ledger()
+        .write(move |tx| {
+            mark_done(tx, &message, None)?;
+            tx.put(&OUTBOX, &format!("refusal/{}", message.rumor), &row)
         })
         .await?;
     ctx.outbox.notify_one();
@@ -102,14 +160,14 @@ fn encode(message: &Message) -> Result<String, LedgerError> {
 fn store(
     tx: &Tx,
     mut row: RequestRow,
-    reply: Reply,
+    answer: String,
     now: Timestamp,
     until: Timestamp,
 ) -> Result<(), LedgerError> {
     if row.answer.is_some() {
         return Ok(());
     }
-    row.answer = Some(encode(&Message::Reply(reply))?);
+    row.answer = Some(answer);
     if row.pending.take().is_some() {
         tx.delete(&OUTBOX, &pending_key(&row))?;
     }
@@ -127,6 +185,10 @@ pub(super) fn send_again(
     let Some(body) = row.answer.clone() else {
         return Ok(());
     };
+    if row.paygress.as_ref().is_some_and(|ask| !wait::is_heard(ask, now)) {
+        tracing::info!(request = %row.id, "its asker waits no longer; the answer is not sent");
+        return Ok(());
+    }
     let key = format!("answer/{}", request_key(&row.owner, row.id));
     enqueue(tx, &key, row, body, now, until)
 }
@@ -143,7 +205,7 @@ fn enqueue(
     let written_at = tx
         .get(&OUTBOX, key)?
         .map_or(now, |waiting| waiting.written_at);
-    let out = OutboxRow {
+    let mut out = OutboxRow {
         channel: row.channel,
         to: row.owner,
         body,
@@ -153,6 +215,9 @@ fn enqueue(
         attempts: 0,
         next_attempt: now,
     };
+    if let Some(ask) = &row.paygress {
+        wait::stamp(ask, now, &mut out);
+    }
     tx.put(&OUTBOX, key, &out)
 }
 
@@ -202,7 +267,11 @@ pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerEr
             Some(Say::Last(reply)) => {
                 told.answered = true;
                 told.refunds.extend(refund_in(&reply));
-                store(tx, row, reply, now, until)?;
+                let text = match &row.paygress {
+                    Some(ask) => paygress::render(ctx, tx, ask, news.lease, &reply)?,
+                    None => encode(&Message::Reply(reply))?,
+                };
+                store(tx, row, text, now, until)?;
             }
             Some(Say::Pending(reply)) => {
                 told.waiting = true;
@@ -212,6 +281,11 @@ pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerEr
             }
             None => told.waiting = true,
         }
+    }
+    // Clients of the dialect in use take any message for the answer to what
+    // they asked last.
+    if tx.get(&CONTAINER_OF, news.lease.id.as_str())?.is_some() {
+        return Ok(());
     }
     notices(ctx, tx, news, &mut told)
 }
@@ -283,7 +357,13 @@ fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
     let payment = payments.find(|payment| payment.request == row.id)?;
     let late = news.late && ctx.now() >= payment.deadline;
     match payment.state {
-        PaymentState::Unknown if late => Some(Say::Pending(Reply::error(row.id, pending()))),
+        PaymentState::Unknown if late => {
+            let reply = Reply::error(row.id, pending());
+            Some(match row.paygress {
+                Some(_) => Say::Last(reply),
+                None => Say::Pending(reply),
+            })
+        }
         PaymentState::Rejected => {
             let mints: Vec<_> = ctx
                 .settings()
@@ -298,6 +378,10 @@ fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
         PaymentState::Settled => {
             // A part of it was made and the rest takes longer: better told now.
             let part = news.late && lease.refunds.iter().any(|made| refund(made).is_some());
+            let late = match &row.paygress {
+                Some(ask) => news.late && ctx.now() >= wait::answer_by(ask),
+                None => late,
+            };
             let outcome = paid_outcome(ctx, lease, payment, at_end && (late || part))?;
             Some(Say::Last(match outcome {
                 Ok(answer) => Reply::result(row.id, answer),

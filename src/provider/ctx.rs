@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::actors::Actors;
 use super::clock::Clock;
 use super::offer;
+use super::paygress::ports::HeldPorts;
 use super::settings::Settings;
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
@@ -15,6 +16,7 @@ use crate::core::lease::{Lease, Pace, Phase};
 use crate::core::policy::rate::RateLimiter;
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
+use crate::gateway::Ports;
 use crate::ledger::{LEASES, Ledger, LedgerError, Reader};
 use crate::protocol::reply::Access;
 use crate::wallet::Wallet;
@@ -35,6 +37,8 @@ pub struct Parts {
     pub me: PublicKey,
     /// The gateway, with an empty user name.
     pub access: Access,
+    /// The gateway's ports for single leases.
+    pub ports: Option<Arc<dyn Ports>>,
 }
 
 /// The provider's parts, and what they share.
@@ -49,6 +53,8 @@ pub struct Ctx {
     pub closed: tokio::sync::broadcast::Sender<LeaseId>,
     /// One task for each lease.
     pub actors: Actors,
+    /// Ports that are about to be a lease's.
+    pub(super) held_ports: HeldPorts,
     limiter: Mutex<RateLimiter>,
     started: tokio::time::Instant,
 }
@@ -64,6 +70,7 @@ impl Ctx {
             changed: Notify::new(),
             closed: tokio::sync::broadcast::Sender::new(64),
             actors: Actors::default(),
+            held_ports: HeldPorts::default(),
             limiter: Mutex::new(limiter),
             started: tokio::time::Instant::now(),
         })

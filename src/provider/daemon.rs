@@ -17,6 +17,7 @@ use super::ctx::{Ctx, Parts};
 use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
 use super::offer;
+use super::paygress;
 use super::settings::Settings;
 use super::stores::Stores;
 use super::supervise::Supervisor;
@@ -136,7 +137,9 @@ impl Provider {
             clock,
             me,
             access,
+            ports: Some(Arc::new(gateway.ports())),
         };
+        let direct = parts.settings.paygress.is_some();
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         let relays = Relays::start(keys.clone(), &urls, relays)?;
@@ -147,8 +150,13 @@ impl Provider {
             stores.clone(),
             OutboxOptions::default(),
         );
-        let (inbox, messages) =
-            Inbox::start(&relays, keys.clone(), stores, InboxOptions::default());
+        // Who comes back to a lease of before finds its port again.
+        paygress::ports::sync(&ctx).await?;
+        let reading = InboxOptions {
+            direct,
+            ..InboxOptions::default()
+        };
+        let (inbox, messages) = Inbox::start(&relays, keys.clone(), stores, reading);
         let provider = Self {
             dispatcher: Arc::new(Dispatcher::new(Arc::clone(&ctx))),
             ctx,
@@ -183,6 +191,10 @@ impl Provider {
         let (shared, gateway) = (Arc::clone(ctx), Arc::clone(&self.gateway));
         self.tasks.keep("door closer", move || {
             close_doors(Arc::clone(&shared), gateway.clone())
+        });
+        let shared = Arc::clone(ctx);
+        self.tasks.keep("lease ports", move || {
+            paygress::ports::keep(Arc::clone(&shared))
         });
         let messages = Arc::new(tokio::sync::Mutex::new(messages));
         let dispatcher = Arc::clone(&self.dispatcher);
@@ -300,6 +312,15 @@ impl LateDoors {
 impl crate::gateway::Doors for LateDoors {
     async fn open(&self, user: &str, openssh: &str) -> Option<crate::gateway::Door> {
         self.0.get()?.open(user, openssh).await
+    }
+
+    async fn open_port(
+        &self,
+        port: u16,
+        user: &str,
+        password: &str,
+    ) -> Option<crate::gateway::Door> {
+        self.0.get()?.open_port(port, user, password).await
     }
 
     async fn still_open(&self, lease: &crate::core::ids::LeaseId) -> bool {

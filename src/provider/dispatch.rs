@@ -15,9 +15,10 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::answers;
 use super::ctx::Ctx;
 use super::handlers::{self, Handled};
+use super::paygress;
 use super::refuse::{self, Refusal};
 use crate::core::ids::{PublicKey, RequestId};
-use crate::ledger::{INBOX, LedgerError, REQUESTS, RequestRow, request_key};
+use crate::ledger::{INBOX, LedgerError, OldAsk, REQUESTS, RequestRow, request_key};
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::Reply;
 use crate::protocol::request::Request;
@@ -190,6 +191,13 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         tracing::info!(rumor = %message.rumor, "written too long ago; ignored");
         return done(&ctx, &message, None).await;
     }
+    if let Some(read) = paygress::read(&ctx, &message) {
+        let key = (message.sender, paygress::request_id(&message.rumor));
+        let Some(_guard) = busy.enter(key) else {
+            return Ok(());
+        };
+        return paygress::handle(&ctx, &message, read).await;
+    }
     let Ok(envelope) = serde_json::from_str::<Envelope>(&message.body) else {
         tracing::debug!(rumor = %message.rumor, "not a request; ignored");
         return done(&ctx, &message, None).await;
@@ -213,7 +221,7 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         }
     }
     let hash = hex::encode(Sha256::digest(message.body.as_bytes()));
-    match known(&ctx, &message, id, hash).await? {
+    match known(&ctx, &message, id, hash, None).await? {
         Known::Answered => Ok(()),
         Known::OtherBody => {
             let refusal = WireError::new(
@@ -229,14 +237,14 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
 }
 
 /// Whether the request is answered or under way.
-fn is_taken(ctx: &Ctx, message: &Incoming, id: RequestId) -> Result<bool, LedgerError> {
+pub(super) fn is_taken(ctx: &Ctx, message: &Incoming, id: RequestId) -> Result<bool, LedgerError> {
     let key = request_key(&message.sender, id);
     let row = ctx.ledger().read(|reader| reader.get(&REQUESTS, &key))?;
     Ok(row.is_some_and(|row| row.lease.is_some() || row.answer.is_some()))
 }
 
 /// Whether this sender is served at all, and now.
-fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), Refusal> {
+pub(super) fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), Refusal> {
     let policy = &ctx.settings().requests;
     let welcome = policy.allow.is_empty() || policy.allow.contains(&message.sender);
     if !welcome || policy.deny.contains(&message.sender) {
@@ -274,7 +282,7 @@ fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), Refusal> {
 }
 
 /// What is known of a request.
-enum Known {
+pub(super) enum Known {
     /// Nothing: it is written down now.
     New,
     /// It is answered, and the answer is in the outbox again.
@@ -285,11 +293,12 @@ enum Known {
     OtherBody,
 }
 
-async fn known(
+pub(super) async fn known(
     ctx: &Ctx,
     message: &Incoming,
     id: RequestId,
     body_hash: String,
+    paygress: Option<OldAsk>,
 ) -> Result<Known, LedgerError> {
     let (message, now, keep) = (message.clone(), ctx.now(), ctx.settings().timing.answer);
     let found = ctx
@@ -308,6 +317,7 @@ async fn known(
                     payment: None,
                     answer: None,
                     pending: None,
+                    paygress,
                 };
                 tx.put(&REQUESTS, &key, &row)?;
                 return Ok(Known::New);
@@ -377,7 +387,7 @@ async fn attempt(
     handlers::handle(ctx, message.sender, request).await
 }
 
-async fn done(ctx: &Ctx, message: &Incoming, id: Option<RequestId>) -> Result<(), LedgerError> {
+pub(super) async fn done(ctx: &Ctx, message: &Incoming, id: Option<RequestId>) -> Result<(), LedgerError> {
     let message = message.clone();
     ctx.ledger()
         .write(move |tx| answers::mark_done(tx, &message, id))
@@ -386,9 +396,13 @@ async fn done(ctx: &Ctx, message: &Incoming, id: Option<RequestId>) -> Result<()
 
 /// Answers for a handler that died, unless its lease's task will.
 async fn after_panic(ctx: &Ctx, message: &Incoming) -> Result<(), LedgerError> {
-    let id = serde_json::from_str::<Envelope>(&message.body)
-        .ok()
-        .and_then(|e| e.request_id);
+    let old = paygress::read(ctx, message).is_some();
+    let id = if old {
+        Some(paygress::request_id(&message.rumor))
+    } else {
+        let envelope = serde_json::from_str::<Envelope>(&message.body);
+        envelope.ok().and_then(|e| e.request_id)
+    };
     let Some(id) = id else {
         return done(ctx, message, None).await;
     };
@@ -396,6 +410,9 @@ async fn after_panic(ctx: &Ctx, message: &Incoming) -> Result<(), LedgerError> {
     let row = ctx.ledger().read(|reader| reader.get(&REQUESTS, &key))?;
     if row.is_some_and(|row| row.lease.is_some() || row.answer.is_some()) {
         return done(ctx, message, Some(id)).await;
+    }
+    if old {
+        return answers::answer_text(ctx, message, id, &paygress::after_panic()).await;
     }
     let refusal = WireError::new(
         Code::Internal,

@@ -15,6 +15,7 @@ pub mod dispatch;
 pub mod doors;
 mod handlers;
 pub mod offer;
+pub mod paygress;
 pub mod queries;
 mod refuse;
 pub mod settings;

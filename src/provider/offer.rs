@@ -11,7 +11,7 @@ use crate::ledger::{ENDED, LedgerError};
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use crate::protocol::offer::{Extension, Gateway, Limits, Offer, Spec, TemplateTerms, TierTerms};
 use crate::protocol::reply::MintTerms;
-use crate::protocol::{DIALECT_NAME, MAX_REQUEST, kinds};
+use crate::protocol::{DIALECT_NAME, MAX_REQUEST, kinds, paygress};
 
 /// What an offer says beside the settings.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
         image: template.image.clone(),
     });
     Extension {
-        dialects: vec![DIALECT_NAME.to_owned()],
+        dialects: dialects(settings),
         gateway: Gateway {
             host: settings.gateway.public_host.clone(),
             port: settings.gateway.public_port.unwrap_or(port),
@@ -121,6 +121,14 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
         not_enforced: missing,
         outgoing_network: facts.capabilities.outgoing_network,
     }
+}
+
+fn dialects(settings: &Settings) -> Vec<String> {
+    let mut spoken = vec![DIALECT_NAME.to_owned()];
+    if settings.paygress.is_some() {
+        spoken.push(paygress::DIALECT_NAME.to_owned());
+    }
+    spoken
 }
 
 fn terms(settings: &Settings, facts: &OfferFacts, tier: &Tier) -> TierTerms {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub capacity: Capacity,
     /// The SSH gateway.
     pub gateway: GatewaySettings,
+    /// How clients of the dialect in use are served, if they are.
+    pub paygress: Option<PaygressSetting>,
     /// Who may ask and how often.
     pub requests: RequestPolicy,
     /// When things happen.
@@ -143,6 +146,25 @@ pub struct GatewaySettings {
     pub public_port: Option<u16>,
     /// Its limits.
     pub limits: GatewayLimits,
+}
+
+/// Clients of the dialect in use ("paygress/1").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaygressSetting {
+    /// Ports of single leases, on the gateway's address; reached from outside
+    /// under the same numbers.
+    pub ports: RangeInclusive<u16>,
+    /// Images that such clients ask for, and what is run instead.
+    pub images: BTreeMap<String, String>,
+}
+
+impl Default for PaygressSetting {
+    fn default() -> Self {
+        Self {
+            ports: 31_000..=31_999,
+            images: BTreeMap::new(),
+        }
+    }
 }
 
 /// Who may ask and how often.

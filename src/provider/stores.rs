@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::ctx::Ctx;
+use super::paygress;
 use crate::core::ids::EventId;
 use crate::core::time::Timestamp;
 use crate::ledger::{
@@ -170,14 +171,14 @@ impl OutboxStore for Stores {
 
     async fn given_up(&self, id: &str, _at: Timestamp) -> Result<(), StoreError> {
         tracing::warn!(message = %id, "no relay took it in time; given up (its answer is kept)");
-        let id = id.to_owned();
-        self.0
-            .ledger()
-            .write(move |tx| match attempted(tx, &id)? {
-                Some((key, _)) => tx.delete(&OUTBOX, &key),
-                None => Ok(()),
-            })
-            .await
-            .map_err(failed)
+        let (id, now) = (id.to_owned(), self.0.now());
+        let write = self.0.ledger().write(move |tx| {
+            let Some((key, _)) = attempted(tx, &id)? else {
+                return Ok(());
+            };
+            paygress::unheard(tx, &key, now)?;
+            tx.delete(&OUTBOX, &key)
+        });
+        write.await.map_err(failed)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ctx::Ctx;
+use super::paygress;
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Books, Lease, Phase};
 use crate::core::payment::{Payment, PaymentState};
@@ -58,10 +59,10 @@ async fn tidy(ctx: &Ctx) {
 pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
     let before = ctx.now().minus(REMEMBER);
     let gone = ctx.ledger().read(|reader| Gone::of(reader, before))?;
-    if gone.is_empty() {
-        return Ok(());
+    if !gone.is_empty() {
+        ctx.ledger().write(move |tx| gone.delete(tx)).await?;
     }
-    ctx.ledger().write(move |tx| gone.delete(tx)).await
+    paygress::forget(ctx).await
 }
 
 /// Keys of rows to be forgotten.

@@ -120,6 +120,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         },
         timing: Timing::default(),
         sell_unenforced: false,
+        paygress: None,
         backend: BackendSetting::Fake,
     }
 }

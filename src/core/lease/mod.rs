@@ -185,6 +185,9 @@ pub enum Event {
     StopAsked(RequestId),
     /// The end that the owner asked for begins.
     StopBegun,
+    /// No relay took the answer that says how to get in, and there is no other
+    /// way to learn it.
+    Unheard,
     /// It was looked at; the sentence says what was seen.
     Looked(String),
     /// It was looked at: there is no such workload.
@@ -328,6 +331,10 @@ impl Lease {
                 if !ending(phase) && phase != Phase::Reserved && self.stop_request.is_some() =>
             {
                 self.end(EndCause::Stopped, "its owner stopped it", now)?;
+            }
+            (Event::Unheard, Phase::Active) => {
+                let why = "no relay took the answer that says how to get in";
+                self.end(EndCause::ProvisioningFailed, why, now)?;
             }
             (Event::Looked(seen), _) => {
                 self.looked_at = now;

@@ -14,7 +14,9 @@ use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
-use crate::ledger::{LEASES, LedgerError, PAYMENTS, REQUESTS, WORKLOADS, WorkloadRow, request_key};
+use crate::ledger::{
+    LEASES, LedgerError, PAYMENTS, REQUESTS, Tx, WORKLOADS, WorkloadRow, request_key,
+};
 use crate::protocol::MAX_TOKEN;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
@@ -34,14 +36,57 @@ pub(super) async fn handle(
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let (info, net) = token(ctx, &ask.token).await?;
+    let priced = priced(ctx, accepted, &ask.token).await?;
+    let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
+    Ok(Handled::Later(lease))
+}
+
+/// What is wanted, with a token that buys it.
+pub(in crate::provider) struct Priced {
+    accepted: Accepted,
+    info: TokenInfo,
+    token: String,
+}
+
+/// Whether the token buys what is accepted; nothing is taken.
+pub(in crate::provider) async fn priced(
+    ctx: &Ctx,
+    accepted: Accepted,
+    text: &str,
+) -> Result<Priced, Refusal> {
+    let (info, net) = token(ctx, text).await?;
     let fee = info.face.saturating_sub(net);
-    accepted
-        .tier
-        .sell(net)
-        .map_err(|error| refuse::price(error, fee))?;
+    let sold = accepted.tier.sell(net);
+    sold.map_err(|error| refuse::price(error, fee))?;
+    let token = text.to_owned();
+    Ok(Priced {
+        accepted,
+        info,
+        token,
+    })
+}
+
+/// Writes the purchase down, with what `also` has to say about the new lease, in
+/// one commit. `pay_by`: the token is not redeemed after this.
+pub(in crate::provider) async fn buy<F>(
+    ctx: &Arc<Ctx>,
+    owner: PublicKey,
+    id: RequestId,
+    priced: Priced,
+    pay_by: Option<Timestamp>,
+    also: F,
+) -> Result<LeaseId, Refusal>
+where
+    F: FnOnce(&Tx, &Lease) -> Result<(), LedgerError> + Send + 'static,
+{
+    let Priced {
+        accepted,
+        info,
+        token,
+    } = priced;
     let lease = new_lease(ctx.now(), owner, id, &accepted);
-    let payment = payment(ctx, &lease, id, Purpose::Spawn, &info, &ask.token);
+    let mut payment = payment(ctx, &lease, id, Purpose::Spawn, &info, &token);
+    payment.deadline = pay_by.map_or(payment.deadline, |by| by.min(payment.deadline));
     let name = lease.id.clone();
     let shared = Arc::clone(ctx);
     commit(ctx, move |tx| {
@@ -55,6 +100,7 @@ pub(super) async fn handle(
             .map_err(|error| LedgerError::Rule(error.to_string()))?;
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
         tx.put(&LEASES, lease.id.as_str(), &lease)?;
+        also(tx, &lease)?;
         Ok(tx.put(
             &WORKLOADS,
             lease.id.as_str(),
@@ -63,7 +109,7 @@ pub(super) async fn handle(
     })
     .await?;
     ctx.changed.notify_one();
-    Ok(Handled::Later(name))
+    Ok(name)
 }
 
 /// Reads the token and finds out what it will give.

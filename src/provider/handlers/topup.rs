@@ -15,11 +15,13 @@ use crate::protocol::request::Topup;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
 
-pub(super) async fn handle(
+/// `pay_by`: the token is not redeemed after this.
+pub(in crate::provider) async fn handle(
     ctx: &Arc<Ctx>,
     owner: PublicKey,
     id: RequestId,
     ask: &Topup,
+    pay_by: Option<Timestamp>,
 ) -> Result<Handled, Refusal> {
     let lease = own_lease(ctx, &owner, &ask.lease)?;
     if !lease.takes_topup() {
@@ -28,7 +30,8 @@ pub(super) async fn handle(
     let (info, net) = token(ctx, &ask.token).await?;
     let fee = info.face.saturating_sub(net);
     fits(&lease, net, fee, ctx.now())?;
-    let payment = payment(ctx, &lease, id, Purpose::Topup, &info, &ask.token);
+    let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, &ask.token);
+    payment.deadline = pay_by.map_or(payment.deadline, |by| by.min(payment.deadline));
     let (name, now) = (lease.id, ctx.now());
     commit(ctx, move |tx| {
         let Some(mut lease) = tx.get(&LEASES, payment.lease.as_str())? else {

@@ -9,6 +9,7 @@ use crate::core::lease::{Event, Lease, Phase};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
 use crate::ledger::{LedgerError, PAYMENTS};
 use crate::provider::ctx::Ctx;
+use crate::provider::paygress::wait;
 use crate::wallet::{ProofsState, Redeemed, RedemptionState, WalletError};
 
 /// Asks the mint about the proofs, fetches the image for a spawn, then redeems.
@@ -122,7 +123,7 @@ async fn note(ctx: &Ctx, payment: Payment, learnt: Learnt) -> Result<Payment, Le
 /// Writes down what was learnt, with what follows for the lease, in one commit.
 async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken, LedgerError> {
     let now = ctx.now();
-    let patience = ctx.settings().timing.provision.as_secs();
+    let usual = ctx.settings().timing.provision.as_secs();
     let id = payment.lease.clone();
     tracing::info!(lease = %id, payment = %payment.id, outcome = ?learnt, "payment");
     change(ctx, &id, move |tx, lease| {
@@ -130,6 +131,7 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
         match payment.state {
             PaymentState::Redeemed => {
                 let sold = lease.sold_seconds;
+                let patience = wait::patience(tx, &payment, usual, now)?;
                 let paid = Event::Paid {
                     face: payment.face,
                     fee: payment.fee,
