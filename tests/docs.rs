@@ -88,6 +88,7 @@ fn links_between_documents_lead_somewhere() {
         "specs/replies.md",
         "specs/lease-states.md",
         "specs/errors.md",
+        "specs/paygress.md",
     ] {
         let folder = crate::support::root()
             .join(file)

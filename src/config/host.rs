@@ -1,7 +1,7 @@
 //! Where and how it runs: relays, gateway, requests, timing, backend, logs.
 
-use std::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use nostr_sdk::FromBech32;
@@ -14,7 +14,8 @@ use crate::core::ids::PublicKey;
 use crate::gateway::GatewayLimits;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::provider::settings::{
-    BackendSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy, SandboxSetting, Timing,
+    BackendSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy, SandboxSetting,
+    Timing,
 };
 use crate::telemetry::{LogFormat, LogSetting};
 
@@ -87,11 +88,10 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
     let auth_attempts = object.optional("auth_attempts", default.auth_attempts, |n| {
         n.integer(1..=100)
     });
-    let passwords_per_minute = object.optional(
-        "passwords_per_minute",
-        default.passwords_per_minute,
-        |n| n.integer(1..=100_000),
-    );
+    let passwords_per_minute =
+        object.optional("passwords_per_minute", default.passwords_per_minute, |n| {
+            n.integer(1..=100_000)
+        });
     let max_connections = object.optional("max_connections", default.max_connections, |n| {
         n.integer(1..=100_000)
     });

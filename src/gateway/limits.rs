@@ -90,10 +90,13 @@ impl Gate {
     pub(super) fn may_guess(&self, ip: IpAddr, now: Instant) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let most = counts.limits.passwords_per_minute;
-        counts.addresses.get_mut(&network(ip)).is_none_or(|address| {
-            address.turn(now);
-            address.wrong < most
-        })
+        counts
+            .addresses
+            .get_mut(&network(ip))
+            .is_none_or(|address| {
+                address.turn(now);
+                address.wrong < most
+            })
     }
 
     /// Counts a wrong password from `ip`, which has a connection open.

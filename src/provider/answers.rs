@@ -185,7 +185,11 @@ pub(super) fn send_again(
     let Some(body) = row.answer.clone() else {
         return Ok(());
     };
-    if row.paygress.as_ref().is_some_and(|ask| !wait::is_heard(ask, now)) {
+    if row
+        .paygress
+        .as_ref()
+        .is_some_and(|ask| !wait::is_heard(ask, now))
+    {
         tracing::info!(request = %row.id, "its asker waits no longer; the answer is not sent");
         return Ok(());
     }

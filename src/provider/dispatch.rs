@@ -387,7 +387,11 @@ async fn attempt(
     handlers::handle(ctx, message.sender, request).await
 }
 
-pub(super) async fn done(ctx: &Ctx, message: &Incoming, id: Option<RequestId>) -> Result<(), LedgerError> {
+pub(super) async fn done(
+    ctx: &Ctx,
+    message: &Incoming,
+    id: Option<RequestId>,
+) -> Result<(), LedgerError> {
     let message = message.clone();
     ctx.ledger()
         .write(move |tx| answers::mark_done(tx, &message, id))

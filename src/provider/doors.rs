@@ -84,6 +84,9 @@ impl Doors for LedgerDoors {
 /// they differ.
 fn same(right: &str, tried: &str) -> bool {
     let (right, tried) = (Sha256::digest(right), Sha256::digest(tried));
-    let differ = right.iter().zip(&tried).fold(0, |all, (a, b)| all | (a ^ b));
+    let differ = right
+        .iter()
+        .zip(&tried)
+        .fold(0, |all, (a, b)| all | (a ^ b));
     std::hint::black_box(differ) == 0
 }

@@ -3,6 +3,7 @@
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;
+pub mod old_client;
 pub mod openssh;
 pub mod proxy;
 pub mod shop;

@@ -2,8 +2,8 @@
 //! answers are read where the outbox would read them. With a paused clock hours
 //! pass in no time.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost};
@@ -13,8 +13,8 @@ use satlet::core::lease::Lease;
 use satlet::core::money::Msat;
 use satlet::core::pricing::Tier;
 use satlet::core::time::Timestamp;
-use satlet::gateway::GatewayLimits;
-use satlet::ledger::{self, Ledger, OUTBOX, REQUESTS};
+use satlet::gateway::{GatewayLimits, Ports};
+use satlet::ledger::{self, Ledger, OUTBOX, OutboxRow, REQUESTS};
 use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
 use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
@@ -22,12 +22,13 @@ use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
+use satlet::provider::paygress::ports;
 use satlet::provider::settings::{
     BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings, Template,
     Timing,
 };
 use satlet::provider::stores::Stores;
-use satlet::relay::{InboxStore, Incoming};
+use satlet::relay::{Channel, InboxStore, Incoming};
 use satlet::wallet::fake::{FakeMint, FakeWallet};
 
 /// The mint that the shop accepts.
@@ -46,6 +47,7 @@ pub struct Shop {
     pub mint: FakeMint,
     pub wallet: FakeWallet,
     pub engine: FakeEngine,
+    pub ports: FakePorts,
     pub settings: Settings,
     running: Option<Running>,
     clock: TokioClock,
@@ -55,6 +57,53 @@ struct Running {
     ctx: Arc<Ctx>,
     dispatcher: Dispatcher,
     sweep: tokio::task::JoinHandle<()>,
+}
+
+/// All that is done now and then.
+async fn sweep(ctx: Arc<Ctx>) {
+    tokio::join!(actors::sweep(Arc::clone(&ctx)), ports::keep(ctx));
+}
+
+/// Ports that nobody really listens on.
+#[derive(Clone, Default)]
+pub struct FakePorts(Arc<Mutex<FakeListeners>>);
+
+#[derive(Default)]
+struct FakeListeners {
+    open: BTreeSet<u16>,
+    busy: BTreeSet<u16>,
+}
+
+impl FakePorts {
+    /// Another program listens on `port` from now on.
+    pub fn occupy(&self, port: u16) {
+        self.0.lock().unwrap().busy.insert(port);
+    }
+
+    /// The listeners of a daemon go with it.
+    fn drop_all(&self) {
+        self.0.lock().unwrap().open.clear();
+    }
+}
+
+#[async_trait::async_trait]
+impl Ports for FakePorts {
+    async fn open(&self, port: u16) -> std::io::Result<()> {
+        let mut ports = self.0.lock().unwrap();
+        if ports.busy.contains(&port) {
+            return Err(std::io::ErrorKind::AddrInUse.into());
+        }
+        ports.open.insert(port);
+        Ok(())
+    }
+
+    fn close(&self, port: u16) {
+        self.0.lock().unwrap().open.remove(&port);
+    }
+
+    fn listening(&self) -> Vec<u16> {
+        self.0.lock().unwrap().open.iter().copied().collect()
+    }
 }
 
 /// Settings of a shop with two tiers and room for four of the small one.
@@ -141,6 +190,7 @@ impl Shop {
         let mut shop = Self {
             wallet: FakeWallet::new([mint.clone()]),
             engine: FakeEngine::new(FakeHost::default()),
+            ports: FakePorts::default(),
             dir,
             mint,
             settings,
@@ -175,8 +225,10 @@ impl Shop {
                 user: String::new(),
                 host_key: "ssh-ed25519 AAAA".to_owned(),
             },
+            ports: Some(Arc::new(self.ports.clone())),
         });
-        let sweep = tokio::spawn(actors::sweep(Arc::clone(&ctx)));
+        ports::sync(&ctx).await.unwrap();
+        let sweep = tokio::spawn(sweep(Arc::clone(&ctx)));
         let dispatcher = Dispatcher::new(Arc::clone(&ctx));
         dispatcher.resume().await;
         self.running = Some(Running {
@@ -198,6 +250,7 @@ impl Shop {
         let _ = sweep.await;
         dispatcher.abort().await;
         ctx.actors.stop().await;
+        self.ports.drop_all();
         let gone = Arc::downgrade(&ctx);
         drop((ctx, dispatcher));
         until("the daemon is gone", || gone.strong_count() == 0).await;
@@ -328,6 +381,41 @@ impl Shop {
             Ok(Answer::Spawn(answer)) => answer,
             other => panic!("no lease: {other:?}"),
         }
+    }
+
+    /// Delivers a message by any channel, written at any time; its name.
+    pub async fn bring(
+        &self,
+        owner: PublicKey,
+        body: &str,
+        channel: Channel,
+        written_at: Timestamp,
+    ) -> EventId {
+        let rumor = EventId::from_bytes(rand::random());
+        let message = Incoming {
+            channel,
+            rumor,
+            sender: owner,
+            written_at,
+            received_at: self.ctx().now(),
+            relay: "ws://relay.test".to_owned(),
+            body: body.to_owned(),
+        };
+        self.dispatch(message).await;
+        rumor
+    }
+
+    /// Hands a message on, as the inbox does.
+    pub async fn dispatch(&self, message: Incoming) {
+        let running = self.running.as_ref().unwrap();
+        running.dispatcher.dispatch(message).await;
+    }
+
+    /// All that goes out to `owner`, in full.
+    pub fn letters(&self, owner: PublicKey) -> Vec<OutboxRow> {
+        let rows = self.ctx().ledger().read(|r| r.all(&OUTBOX)).unwrap();
+        let rows = rows.into_iter().map(|(_, row)| row);
+        rows.filter(|row| row.to == owner).collect()
     }
 
     /// A lease as the ledger has it.

@@ -497,6 +497,14 @@ impl Daemon {
         child.wait().unwrap();
     }
 
+    /// The port of its gateway.
+    pub(crate) fn gateway_port(&self) -> u64 {
+        let text = std::fs::read_to_string(self.dir.join("provider.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        let listen = config["gateway"]["listen"].as_str().unwrap();
+        listen.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }

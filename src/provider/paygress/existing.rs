@@ -50,11 +50,7 @@ async fn gone(ctx: &Ctx, owner: &PublicKey, kind: ErrorType, what: &str) -> Erro
 
 const UNKNOWN: &str = "you have no workload of this name here";
 
-pub(super) async fn status(
-    ctx: &Ctx,
-    owner: PublicKey,
-    ask: &Status,
-) -> Result<Done, ErrorReply> {
+pub(super) async fn status(ctx: &Ctx, owner: PublicKey, ask: &Status) -> Result<Done, ErrorReply> {
     let found = own(ctx, &owner, &ask.pod_id).map_err(|refusal| errors::reply(&refusal))?;
     let Some((n, row, lease)) = found else {
         return Err(gone(ctx, &owner, ErrorType::NotFound, UNKNOWN).await);

@@ -81,28 +81,36 @@ pub(super) async fn take(ctx: &Arc<Ctx>) -> Result<Held, Refusal> {
         if !ctx.held_ports.lock().insert(port) {
             continue;
         }
-        tries += 1;
         let mut held = Held {
             ctx: Arc::clone(ctx),
             port,
             kept: true,
         };
+        // Held from here on; but somebody may have got it since we looked.
+        if !still_free(ctx, port) {
+            continue;
+        }
         match ports.open(port).await {
             Ok(()) => {
                 held.kept = false;
                 return Ok(held);
             }
-            Err(why) => tracing::warn!(port, %why, "a port for a lease cannot be listened on"),
+            Err(why) => {
+                tracing::warn!(port, %why, "a port for a lease cannot be listened on");
+                tries += 1;
+            }
         }
     }
     Err(none())
 }
 
+fn still_free(ctx: &Ctx, port: u16) -> bool {
+    let row = ctx.ledger().read(|r| r.get(&PORTS, &port.to_string()));
+    row.is_ok_and(|row| row.is_none_or(|row| row.lease.is_none()))
+}
+
 /// Ports that no lease has, those that were free for the longest time first.
-fn free(
-    reader: &Reader,
-    range: std::ops::RangeInclusive<u16>,
-) -> Result<Vec<u16>, LedgerError> {
+fn free(reader: &Reader, range: std::ops::RangeInclusive<u16>) -> Result<Vec<u16>, LedgerError> {
     let mut free = Vec::new();
     for port in range {
         match reader.get(&PORTS, &port.to_string())? {

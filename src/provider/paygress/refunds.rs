@@ -54,10 +54,13 @@ pub(super) async fn waiting(ctx: &Ctx, owner: &PublicKey) -> Vec<String> {
 /// Refunds of one lease that nobody has taken, as far as its mint tells.
 pub(super) async fn of(ctx: &Ctx, row: &ContainerRow, lease: &Lease) -> Vec<String> {
     let mut left = Vec::new();
-    let made = lease.refunds.iter().filter_map(|refund| match &refund.state {
-        RefundState::Made { token, .. } => Some(token),
-        RefundState::Owed | RefundState::Credited => None,
-    });
+    let made = lease
+        .refunds
+        .iter()
+        .filter_map(|refund| match &refund.state {
+            RefundState::Made { token, .. } => Some(token),
+            RefundState::Owed | RefundState::Credited => None,
+        });
     for token in made.filter(|_| !row.claimed) {
         let asked = tokio::time::timeout(CHECK, ctx.parts.wallet.check(token)).await;
         if !matches!(asked, Ok(Ok(ProofsState::Spent))) {

@@ -120,7 +120,9 @@ fn no_encryption(encryption: &VolumeEncryption) -> ErrorReply {
         Ok(key) if key.len() == VOLUME_KEY => {
             "there are no encrypted volumes here; ask without one, the token is still yours"
         }
-        _ => "the volume key is not 32 bytes in base64url without padding; the token is still yours",
+        _ => {
+            "the volume key is not 32 bytes in base64url without padding; the token is still yours"
+        }
     };
     ErrorReply::new(ErrorType::InvalidVolumeEncryption, what)
 }
@@ -137,13 +139,7 @@ fn password(wanted: &str) -> String {
 }
 
 /// Gives the lease its number and its port, in the commit that makes it.
-fn note(
-    ctx: &Ctx,
-    tx: &Tx,
-    lease: &Lease,
-    port: u16,
-    password: String,
-) -> Result<(), LedgerError> {
+fn note(ctx: &Ctx, tx: &Tx, lease: &Lease, port: u16, password: String) -> Result<(), LedgerError> {
     let key = port.to_string();
     if tx.get(&PORTS, &key)?.is_some_and(|row| row.lease.is_some()) {
         return Err(LedgerError::Rule(format!("port {port} is taken")));

@@ -119,11 +119,7 @@ pub(in crate::provider) fn patience(
 ///
 /// # Errors
 /// The ledger.
-pub(in crate::provider) fn unheard(
-    tx: &Tx,
-    key: &str,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
+pub(in crate::provider) fn unheard(tx: &Tx, key: &str, now: Timestamp) -> Result<(), LedgerError> {
     let Some(request) = key.strip_prefix("answer/") else {
         return Ok(());
     };
