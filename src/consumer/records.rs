@@ -138,6 +138,9 @@ pub struct PaygressLease {
     pub pod: String,
     /// The tier that was bought.
     pub spec: Spec,
+    /// The host key that was shown first, `ssh-ed25519 AAAA…`; empty: none yet.
+    #[serde(default)]
+    pub host_key: String,
     /// Messages of the provider that were heard already, newest last.
     #[serde(default)]
     pub heard: Vec<EventId>,

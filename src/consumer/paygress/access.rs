@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
+use super::super::client::Client;
+use super::super::error::ClientError;
 use super::super::files;
 use super::super::home::Home;
 use super::super::records::KnownLease;
@@ -43,6 +45,36 @@ pub(super) fn password_in(instructions: &[String], ours: &str) -> String {
         .iter()
         .find_map(said)
         .unwrap_or_else(|| ours.to_owned())
+}
+
+impl Client {
+    /// The host key that a lease showed first; `None` before the first contact.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn pinned_host_key(&self, lease: &KnownLease) -> Result<Option<String>, ClientError> {
+        let known = self.records.lease(&lease.provider, &lease.status.lease)?;
+        let key = known.and_then(|lease| lease.paygress).map(|info| info.host_key);
+        Ok(key.filter(|key| !key.is_empty()))
+    }
+
+    /// Keeps the host key that a lease showed first; a key that is kept stays.
+    ///
+    /// # Errors
+    /// The record cannot be read or written.
+    pub fn pin_host_key(&self, lease: &KnownLease, key: &str) -> Result<(), ClientError> {
+        let known = self.records.lease(&lease.provider, &lease.status.lease)?;
+        let Some(mut lease) = known else {
+            return Ok(());
+        };
+        if let Some(info) = &mut lease.paygress
+            && info.host_key.is_empty()
+        {
+            key.clone_into(&mut info.host_key);
+            self.records.save_lease(&lease)?;
+        }
+        Ok(())
+    }
 }
 
 /// Where a lease's password is kept.

@@ -266,7 +266,7 @@ pub(super) fn seen(mut lease: KnownLease, status: &StatusReply) -> KnownLease {
     known.why = format!("the provider says: {}", cut(&status.status));
     known.expires_at = ends.or(known.expires_at);
     known.remaining_seconds = if over { 0 } else { remaining(ends, status) };
-    let pinned = known.access.take().map(|access| access.host_key);
+    let pinned = lease.paygress.as_ref().map(|info| info.host_key.clone());
     known.access = (!over && !status.ssh_host.is_empty() && status.ssh_port != 0).then(|| Access {
         host: status.ssh_host.clone(),
         port: status.ssh_port,

@@ -558,6 +558,7 @@ fn new_lease(
             key_index: info.key_index,
             pod: pod.to_owned(),
             spec: spec.clone(),
+            host_key: String::new(),
             heard: Vec::new(),
         }),
     })

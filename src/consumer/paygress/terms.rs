@@ -87,11 +87,11 @@ pub(super) fn tier(provider: &Provider, wanted: Option<&Name>) -> Result<Spec, C
             "See satlet info PROVIDER.",
         )
     })?;
-    if spec.rate_msats_per_sec == 0 {
+    if spec.rate_msats_per_sec == 0 || tier_name(&spec.id).is_none() {
         return Err(ClientError::new(
             Kind::Refused,
             "bad_offer",
-            "the tier has no price",
+            "the tier has no price or no name",
             "Choose another tier or another provider.",
         ));
     }
