@@ -9,9 +9,9 @@ use super::post::Found;
 use crate::core::ids::PublicKey;
 use crate::core::time::Timestamp;
 use crate::protocol::DIALECT_NAME;
-use crate::protocol::paygress::DIALECT_NAME as OLDER;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::protocol::offer::Offer;
+use crate::protocol::paygress::DIALECT_NAME as OLDER;
 use crate::relay::publisher::MAX_DM_RELAYS;
 
 /// A provider, as its offer says.

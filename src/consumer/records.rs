@@ -276,7 +276,11 @@ impl Records {
     ///
     /// # Errors
     /// The lock file cannot be made.
-    pub async fn claim_lease(&self, lease: &KnownLease, wait: Duration) -> io::Result<Option<Lock>> {
+    pub async fn claim_lease(
+        &self,
+        lease: &KnownLease,
+        wait: Duration,
+    ) -> io::Result<Option<Lock>> {
         let name = format!("{}.{}.lock", lease.status.lease, lease.provider);
         Lock::within(&self.root.join("leases").join(name), wait).await
     }

@@ -6,4 +6,5 @@ mod crash;
 mod lease;
 mod refusals;
 mod relay;
+mod renter;
 mod wallet;

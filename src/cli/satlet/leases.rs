@@ -123,7 +123,10 @@ fn consent(
         }
         Err(ClientError::usage(
             "no_refund_not_accepted",
-            format!("{} never refunds, and that was not agreed to; nothing was paid", terms.provider),
+            format!(
+                "{} never refunds, and that was not agreed to; nothing was paid",
+                terms.provider
+            ),
             "Say --accept-no-refund, or choose a provider that speaks satlet/1: satlet list.",
         ))
     }

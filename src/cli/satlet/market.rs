@@ -27,7 +27,15 @@ pub(super) async fn list(app: &App) -> Outcome {
     }
     let rows: Vec<Vec<String>> = providers.iter().map(row).collect();
     let head = [
-        "NAME", "KEY", "STATE", "DIALECT", "ISOLATION", "LOCATION", "FROM", "FREE", "TIERS",
+        "NAME",
+        "KEY",
+        "STATE",
+        "DIALECT",
+        "ISOLATION",
+        "LOCATION",
+        "FROM",
+        "FREE",
+        "TIERS",
     ];
     let mut text = table(&head, &rows);
     if providers.iter().any(|one| !one.lacks().is_empty()) {

@@ -54,7 +54,9 @@ impl Client {
     /// The record cannot be read.
     pub fn pinned_host_key(&self, lease: &KnownLease) -> Result<Option<String>, ClientError> {
         let known = self.records.lease(&lease.provider, &lease.status.lease)?;
-        let key = known.and_then(|lease| lease.paygress).map(|info| info.host_key);
+        let key = known
+            .and_then(|lease| lease.paygress)
+            .map(|info| info.host_key);
         Ok(key.filter(|key| !key.is_empty()))
     }
 
@@ -87,7 +89,11 @@ pub fn password_file(home: &Home, lease: &KnownLease) -> PathBuf {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn save_password(home: &Home, lease: &KnownLease, password: &str) -> std::io::Result<()> {
+pub(super) fn save_password(
+    home: &Home,
+    lease: &KnownLease,
+    password: &str,
+) -> std::io::Result<()> {
     files::write_private(
         &password_file(home, lease),
         format!("{password}\n").as_bytes(),

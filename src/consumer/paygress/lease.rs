@@ -8,9 +8,7 @@ use super::super::error::{ClientError, Kind};
 use super::super::files::Lock;
 use super::super::money::{Confirm, Pay, Written};
 use super::super::reads::{Looked, bad_answer};
-use super::super::records::{
-    KnownLease, PaygressLease, PaygressRequest, SavedRequest, Standing,
-};
+use super::super::records::{KnownLease, PaygressLease, PaygressRequest, SavedRequest, Standing};
 use super::keys::lease_keys;
 use super::line::{Asking, Heard, Line, Request as Sent};
 use super::rent::body_of;
@@ -146,7 +144,14 @@ impl Client {
         let (lease, info) = self.fresh(lease)?;
         let (mut line, stale) = self.line_of(&lease, &info).await?;
         let heard = self
-            .ask_status(&mut line, &lease.provider, Some(&info.pod), &info.pod, &stale, progress)
+            .ask_status(
+                &mut line,
+                &lease.provider,
+                Some(&info.pod),
+                &info.pod,
+                &stale,
+                progress,
+            )
             .await;
         let lease = self.note_heard(&lease, &stale, &heard)?;
         let wait = self.timeout.unwrap_or(READ_TIMEOUT);

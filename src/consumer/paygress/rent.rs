@@ -95,7 +95,9 @@ impl Client {
             },
             wait: self.timeout.unwrap_or(ANSWER_TIMEOUT),
         };
-        let heard = line.ask(&super::settle::request(&saved), &asking, progress).await;
+        let heard = line
+            .ask(&super::settle::request(&saved), &asking, progress)
+            .await;
         self.conclude(saved, heard, line, progress).await
     }
 
@@ -105,7 +107,10 @@ impl Client {
         line: &Line,
         progress: Progress<'_>,
     ) -> Result<Spawned, ClientError> {
-        let Written { saved, claim: _claim } = written;
+        let Written {
+            saved,
+            claim: _claim,
+        } = written;
         let wait = self.timeout.unwrap_or(ANSWER_TIMEOUT);
         let sent = line
             .hand_over(&super::settle::request(&saved), wait, progress)
@@ -236,7 +241,10 @@ pub(super) fn body_of(request: &Request) -> Result<String, ClientError> {
     }
     Err(ClientError::usage(
         "message_too_large",
-        format!("the request has {} bytes, {MAX_REQUEST} are allowed", body.len()),
+        format!(
+            "the request has {} bytes, {MAX_REQUEST} are allowed",
+            body.len()
+        ),
         "Use a token of fewer proofs.",
     ))
 }

@@ -65,7 +65,11 @@ pub(super) fn said(error: &ErrorReply) -> ClientError {
         Some(ErrorType::NotFound) => Kind::NotFound,
         _ => Kind::Refused,
     };
-    let message = format!("the provider says: {} ({})", cut(&error.message), cut(&error.error_type));
+    let message = format!(
+        "the provider says: {} ({})",
+        cut(&error.message),
+        cut(&error.error_type)
+    );
     ClientError::new(kind, code, message, "Choose another provider: satlet list.")
 }
 
@@ -163,7 +167,10 @@ impl Client {
         match self.land(&paid).await {
             Landed::Gone => self.paid_unanswered(saved, line, ids, progress).await,
             Landed::Wallet(net) => {
-                self.close(&mut saved, "never answered; the token is back in the wallet")?;
+                self.close(
+                    &mut saved,
+                    "never answered; the token is back in the wallet",
+                )?;
                 Err(came_back(error, net))
             }
             other => Err(self.not_landed(saved, &paid, error, other)?),
@@ -331,15 +338,23 @@ impl Client {
         match how {
             Landed::Worthless(why) => self.close(&mut saved, &why)?,
             // Not ours to redeem: who pasted it gets it back, spent or not.
-            Landed::Later(why) if paid.source == Source::Pasted && why.code == "mint_not_accepted" => {
-                self.close(&mut saved, "the pasted token was given back; its mint was not asked")?;
+            Landed::Later(why)
+                if paid.source == Source::Pasted && why.code == "mint_not_accepted" =>
+            {
+                self.close(
+                    &mut saved,
+                    "the pasted token was given back; its mint was not asked",
+                )?;
                 error.token = Some(Returned(paid.token.clone().into()));
                 error.money = Money::Pending;
                 "The provider has seen this token: redeem it at once, it may be spent already."
                     .clone_into(&mut error.suggestion);
             }
             Landed::Later(why) => {
-                error.message = format!("{}; the mint cannot say yet: {}", error.message, why.message);
+                error.message = format!(
+                    "{}; the mint cannot say yet: {}",
+                    error.message, why.message
+                );
                 error = pending(error, &saved);
             }
             Landed::Wallet(_) | Landed::Gone => {}
@@ -367,7 +382,10 @@ impl Client {
         if !exact {
             progress(&format!(
                 "beware: the provider gives {} millicores and {} MiB, not the {} and {} that were bought",
-                access.cpu_millicores, access.memory_mb, info.spec.cpu_millicores, info.spec.memory_mb
+                access.cpu_millicores,
+                access.memory_mb,
+                info.spec.cpu_millicores,
+                info.spec.memory_mb
             ));
         }
         let mut lease = new_lease(&saved, info, &access.pod_npub)?;
@@ -401,7 +419,10 @@ impl Client {
         info: &PaygressRequest,
         status: &StatusReply,
     ) -> Result<Settled, ClientError> {
-        let pod = format!("container-{}", status.pod_id.trim_start_matches("container-"));
+        let pod = format!(
+            "container-{}",
+            status.pod_id.trim_start_matches("container-")
+        );
         let mut lease = seen(new_lease(&saved, info, &pod)?, status);
         lease.status.gives = gives(status.cpu_millicores, status.memory_mb);
         let password = password_of(&saved);

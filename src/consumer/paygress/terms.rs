@@ -14,12 +14,7 @@ use crate::protocol::paygress::DIALECT_NAME;
 use crate::protocol::request::Wanted;
 
 /// What the dialect lacks, for people.
-pub const LACKS: [&str; 4] = [
-    "no quote",
-    "no stop",
-    "no refund",
-    "SSH by password",
-];
+pub const LACKS: [&str; 4] = ["no quote", "no stop", "no refund", "SSH by password"];
 
 /// Providers sell at least so many seconds unless they are set otherwise, which
 /// no offer says; for less they take the money and give nothing.
@@ -77,7 +72,11 @@ pub(super) fn tier(provider: &Provider, wanted: Option<&Name>) -> Result<Spec, C
         Some(name) => specs
             .iter()
             .find(|spec| spec.id == name.as_str())
-            .or_else(|| specs.iter().find(|spec| tier_name(&spec.id).as_ref() == Some(name))),
+            .or_else(|| {
+                specs
+                    .iter()
+                    .find(|spec| tier_name(&spec.id).as_ref() == Some(name))
+            }),
     };
     let spec = found.ok_or_else(|| {
         ClientError::new(
@@ -103,7 +102,11 @@ pub(super) fn tier(provider: &Provider, wanted: Option<&Name>) -> Result<Spec, C
 pub(super) fn tier_name(id: &str) -> Option<Name> {
     let fit = |c: char| {
         let c = c.to_ascii_lowercase();
-        if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '-'
+        }
     };
     let text: String = id.chars().take(64).map(fit).collect();
     let named = text.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -132,7 +135,9 @@ pub(super) fn image(wanted: &Wanted) -> Result<(String, Option<String>), ClientE
     {
         return Err(ClientError::usage(
             "unknown_template",
-            format!("'{name}' is no template of the network; the provider would take the money and give nothing"),
+            format!(
+                "'{name}' is no template of the network; the provider would take the money and give nothing"
+            ),
             format!("Known ones are {}.", TEMPLATES.join(", ")),
         ));
     }
@@ -161,7 +166,9 @@ pub(super) fn enough(amount: Msat, rate: u64) -> Result<(), ClientError> {
     }
     Err(ClientError::usage(
         "amount_too_small",
-        format!("{amount} is less than the {least} for {MIN_SECONDS} s: the provider would take it and give nothing"),
+        format!(
+            "{amount} is less than the {least} for {MIN_SECONDS} s: the provider would take it and give nothing"
+        ),
         format!("Pay at least {} sat.", least.sat_ceil()),
     ))
 }

@@ -127,7 +127,11 @@ pub async fn host_key(host: &str, port: u16, like: Option<&str>) -> Result<Strin
     let outcome = tokio::time::timeout(LOGIN, looking)
         .await
         .map_err(|_| failed("no answer in time".to_owned()))?;
-    let key = noted.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let key = noted
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     match (key, outcome) {
         (Some(key), _) => Ok(key),
         (None, Err(why)) => Err(failed(why.to_string())),
