@@ -67,9 +67,9 @@ pub struct Client {
     pub(super) given_wallet: Option<Arc<dyn Wallet>>,
     pub(super) session: Mutex<std::sync::Weak<Session>>,
     pub(super) timeout: Option<Duration>,
-    keys: Keys,
+    pub(super) keys: Keys,
     post: Arc<dyn Post>,
-    relays: Vec<String>,
+    pub(super) relays: Vec<String>,
     resend: Duration,
     mailbox: OnceCell<Listening>,
 }
@@ -382,7 +382,7 @@ fn find_lease(all: Vec<KnownLease>, prefix: &str) -> Result<KnownLease, ClientEr
     }
 }
 
-fn no_answer(taken: bool, wait: Duration) -> ClientError {
+pub(super) fn no_answer(taken: bool, wait: Duration) -> ClientError {
     let seconds = wait.as_secs();
     if taken {
         ClientError::new(

@@ -75,6 +75,7 @@ impl Home {
             "wallet",
             "ssh",
             "ssh/known_hosts",
+            "ssh/passwords",
             "requests",
             "leases",
             "refunds",

@@ -13,6 +13,7 @@
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
 //! * `choice`: which mint pays. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
+//! * [`paygress`]: the same with providers that speak only the older dialect.
 //! * [`ssh`]: the built-in SSH client.
 
 mod choice;
@@ -22,6 +23,7 @@ pub mod files;
 pub mod home;
 mod mailbox;
 pub mod money;
+pub mod paygress;
 pub mod post;
 pub mod providers;
 pub mod purse;

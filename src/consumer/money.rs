@@ -7,9 +7,9 @@ use super::error::{ClientError, Kind};
 use super::files::Lock;
 use super::post::Letter;
 use super::providers::Provider;
-use super::purse::Payment;
+use super::purse::{Payment, Unwritten};
 use super::reads::{accepted_mints, bad_answer};
-use super::records::{KnownLease, SavedRequest, Standing};
+use super::records::{KnownLease, Paid, SavedRequest, Standing};
 use super::settle::Settled;
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
@@ -99,6 +99,7 @@ impl Client {
         confirm: Confirm<'_>,
         progress: Progress<'_>,
     ) -> Result<Spawned, ClientError> {
+        super::reads::must_speak(provider)?;
         self.settle(progress).await?;
         let mut wanted = options.wanted;
         let ssh_key = self.key_for(&mut wanted, options.ssh_key)?;
@@ -151,6 +152,9 @@ impl Client {
         confirm: Confirm<'_>,
         progress: Progress<'_>,
     ) -> Result<TopupAnswer, ClientError> {
+        if lease.paygress.is_some() {
+            return self.paygress_topup(lease, pay, confirm, progress).await;
+        }
         self.settle(progress).await?;
         let rate = lease.status.rate_msat_per_s;
         let paid = match pay {
@@ -189,6 +193,12 @@ impl Client {
         lease: &KnownLease,
         progress: Progress<'_>,
     ) -> Result<Stopped, ClientError> {
+        if lease.paygress.is_some() {
+            return Err(super::paygress::not_in_dialect(
+                "stop",
+                "The time that was paid runs out by itself; nothing comes back for it.",
+            ));
+        }
         self.settle(progress).await?;
         let ask = Ask::Stop(OfLease {
             lease: lease.status.lease.clone(),
@@ -254,7 +264,7 @@ impl Client {
             .await
     }
 
-    async fn pay_asked(
+    pub(super) async fn pay_asked(
         &self,
         mints: &[MintTerms],
         amount: Msat,
@@ -288,24 +298,35 @@ impl Client {
             .plus(MONEY_TIMEOUT);
         let mut request = Request::new(id, ask);
         request.expires_at = paid.is_some().then_some(expires_at);
-        let made = body_of(&request).and_then(|body| {
-            let saved = SavedRequest {
-                request_id: id,
-                provider: peer.key,
-                provider_name: peer.name,
-                kind,
-                body,
-                written_at: now(),
-                expires_at,
-                relays: peer.relays,
-                mints: peer.mints,
-                paid: paid.clone(),
-                ssh_key,
-                standing: Standing::Open,
-                note: String::new(),
-            };
+        let made = body_of(&request).map(|body| SavedRequest {
+            request_id: id,
+            provider: peer.key,
+            provider_name: peer.name,
+            kind,
+            body,
+            written_at: now(),
+            expires_at,
+            relays: peer.relays,
+            mints: peer.mints,
+            paid: paid.clone(),
+            ssh_key,
+            standing: Standing::Open,
+            note: String::new(),
+            paygress: None,
+        });
+        self.keep(made, paid, unwritten).await
+    }
+
+    /// Writes a request down and claims it; puts its token back if that fails.
+    pub(super) async fn keep(
+        &self,
+        made: Result<SavedRequest, ClientError>,
+        paid: Option<Paid>,
+        unwritten: Option<Unwritten>,
+    ) -> Result<Written, ClientError> {
+        let made = made.and_then(|saved| {
             // Claimed first, so that no other process takes it for a leftover.
-            let claim = self.records.claim(&id)?;
+            let claim = self.records.claim(&saved.request_id)?;
             self.records.save_request(&saved)?;
             Ok(Written { saved, claim })
         });
@@ -378,9 +399,9 @@ fn fair(provider: &Provider, quote: &QuoteAnswer, seconds: Option<u64>) -> Resul
 }
 
 /// A request that is written down and ours to work on.
-struct Written {
-    saved: SavedRequest,
-    claim: Option<Lock>,
+pub(super) struct Written {
+    pub(super) saved: SavedRequest,
+    pub(super) claim: Option<Lock>,
 }
 
 /// Whom a request goes to.

@@ -4,12 +4,14 @@ use serde::Serialize;
 
 use super::error::{ClientError, Kind};
 use super::home::npub;
+use super::paygress::LACKS;
 use super::post::Found;
 use crate::core::ids::PublicKey;
 use crate::core::time::Timestamp;
 use crate::protocol::DIALECT_NAME;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::protocol::offer::Offer;
+use crate::protocol::paygress::DIALECT_NAME as OLDER;
 use crate::relay::publisher::MAX_DM_RELAYS;
 
 /// A provider, as its offer says.
@@ -37,7 +39,7 @@ impl Provider {
         Self {
             key,
             npub: npub(&key),
-            online: last.is_some_and(|at| now.secs_since(at) < ONLINE_SECS),
+            online: last.is_some_and(|at| is_fresh(at, now)),
             last_heartbeat: last,
             published_at: found.published_at,
             offer: found.offer,
@@ -50,6 +52,31 @@ impl Provider {
             .satlet
             .as_ref()
             .is_some_and(|more| more.dialects.iter().any(|name| name == DIALECT_NAME))
+    }
+
+    /// Whether it understands the older dialect's requests: it says so, or its
+    /// offer names no dialects at all.
+    pub fn speaks_paygress(&self) -> bool {
+        let satlet = self.offer.satlet.as_ref();
+        satlet.is_none_or(|more| more.dialects.iter().any(|name| name == OLDER))
+    }
+
+    /// The dialect that we would rent in: ours where it is spoken.
+    pub fn dialect(&self) -> Option<&'static str> {
+        match (self.speaks_satlet(), self.speaks_paygress()) {
+            (true, _) => Some(DIALECT_NAME),
+            (false, true) => Some(OLDER),
+            (false, false) => None,
+        }
+    }
+
+    /// What the dialect that we would rent in lacks, for people.
+    pub fn lacks(&self) -> &'static [&'static str] {
+        if self.dialect() == Some(OLDER) {
+            &LACKS
+        } else {
+            &[]
+        }
     }
 
     /// Where it reads requests; the first few, whatever it says.
@@ -79,11 +106,19 @@ impl Provider {
     }
 }
 
-/// Online ones first, then by price.
+/// Whether a heartbeat of then says that a provider is there now. One from the
+/// future says nothing: clocks differ by less.
+fn is_fresh(at: Timestamp, now: Timestamp) -> bool {
+    now.secs_since(at) < ONLINE_SECS && at.secs_since(now) < ONLINE_SECS
+}
+
+/// Online ones first, those with our dialect before those with the older one,
+/// then by price.
 pub fn sort(providers: &mut [Provider]) {
     providers.sort_by_key(|provider| {
         (
             !provider.online,
+            !provider.speaks_satlet(),
             provider.first_rate().unwrap_or(u64::MAX),
             provider.key,
         )

@@ -3,12 +3,16 @@
 use super::client::{Client, Progress, now};
 use super::error::{ClientError, Kind};
 use super::home::npub;
+use super::paygress::not_in_dialect;
 use super::providers::Provider;
 use super::records::KnownLease;
 use crate::core::ids::PublicKey;
 use crate::core::money::Msat;
 use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer, Refund};
 use crate::protocol::request::{Ask, Logs, OfLease, Quote, Wanted};
+
+/// Mints of an offer that are looked at, at most.
+const MAX_MINTS: usize = 64;
 
 /// A lease as its provider says, and what came back with the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,12 @@ impl Client {
         seconds: Option<u64>,
         progress: Progress<'_>,
     ) -> Result<QuoteAnswer, ClientError> {
+        if provider.dialect() == Some(crate::protocol::paygress::DIALECT_NAME) {
+            return Err(not_in_dialect(
+                "quote",
+                "The price is in the offer: satlet info PROVIDER.",
+            ));
+        }
         must_speak(provider)?;
         let ask = Ask::Quote(Quote { wanted, seconds });
         match *self
@@ -61,6 +71,9 @@ impl Client {
         lease: &KnownLease,
         progress: Progress<'_>,
     ) -> Result<Looked, ClientError> {
+        if lease.paygress.is_some() {
+            return self.paygress_status(lease, progress).await;
+        }
         let wanted = lease.status.lease.clone();
         let ask = Ask::Status(OfLease {
             lease: wanted.clone(),
@@ -90,6 +103,12 @@ impl Client {
         provider: &Provider,
         progress: Progress<'_>,
     ) -> Result<Vec<Looked>, ClientError> {
+        if provider.dialect() == Some(crate::protocol::paygress::DIALECT_NAME) {
+            return Err(not_in_dialect(
+                "list of leases",
+                "See satlet ls: what was rented from here is known here.",
+            ));
+        }
         must_speak(provider)?;
         let answer = self
             .ask(&provider.key, provider.relays(), Ask::List, progress)
@@ -108,6 +127,7 @@ impl Client {
                 ssh_key: known.and_then(|known| known.ssh_key),
                 status,
                 seen_at: now(),
+                paygress: None,
             };
             all.push(self.looked(lease).await?);
         }
@@ -124,6 +144,12 @@ impl Client {
         max_bytes: Option<usize>,
         progress: Progress<'_>,
     ) -> Result<Output, ClientError> {
+        if lease.paygress.is_some() {
+            return Err(not_in_dialect(
+                "logs",
+                "Look inside instead: satlet exec LEASE -- CMD.",
+            ));
+        }
         let wanted = lease.status.lease.clone();
         let ask = Ask::Logs(Logs {
             lease: wanted.clone(),
@@ -191,12 +217,19 @@ pub(super) fn must_speak(provider: &Provider) -> Result<(), ClientError> {
 }
 
 pub(super) fn accepted_mints(provider: &Provider) -> Vec<MintTerms> {
-    provider
-        .offer
-        .satlet
-        .as_ref()
-        .map(|more| more.mints.clone())
-        .unwrap_or_default()
+    let offer = &provider.offer;
+    let units = || vec!["sat".to_owned(), "msat".to_owned()];
+    let listed = offer.whitelisted_mints.iter().take(MAX_MINTS);
+    match &offer.satlet {
+        Some(more) => more.mints.clone(),
+        None => listed
+            .map(|url| MintTerms {
+                url: url.clone(),
+                units: units(),
+                input_fee_ppk: None,
+            })
+            .collect(),
+    }
 }
 
 pub(super) fn bad_answer() -> ClientError {

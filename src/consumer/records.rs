@@ -4,7 +4,8 @@
 //! * `requests/<request id>.json`: a request that may cost or bring money, with
 //!   its exact body and its token, written **before** it is sent.
 //! * `refunds/<hash>.json`: money that came back, written before it is redeemed.
-//! * `leases/<lease>.<provider>.json`: leases that are known.
+//! * `leases/<lease>.<provider>.json`: leases that are known. Passwords of leases
+//!   that have one are in `ssh/passwords/`.
 //!
 //! Files rather than one database, so that commands may run side by side and a
 //! person can get at the money with nothing but a text editor. Who works on a
@@ -14,15 +15,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::files::{self, Lock};
-use crate::core::ids::{LeaseId, PaymentId, PublicKey, RequestId};
+use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
+use crate::protocol::offer::Spec;
 use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
 use crate::wallet::{MintUrl, Unit};
 
@@ -72,6 +75,8 @@ pub enum Standing {
     TakeBack,
     /// The provider said untouched, but the mint says spent. Kept for a person.
     Disputed,
+    /// Over, and the money is lost: the mint says spent, and nothing came of it.
+    Lost,
     /// Over.
     Done,
 }
@@ -106,6 +111,39 @@ pub struct SavedRequest {
     pub standing: Standing,
     /// Why it stands so, for people.
     pub note: String,
+    /// What goes with it in the dialect "paygress/1"; `None`: ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paygress: Option<PaygressRequest>,
+}
+
+/// What is remembered of a request in the dialect "paygress/1".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaygressRequest {
+    /// Number of the lease's key.
+    pub key_index: u64,
+    /// What the token is worth to the provider, by the mint's published fees.
+    pub net: Msat,
+    /// The tier that is bought.
+    pub spec: Spec,
+    /// The lease: a new one for a spawn.
+    pub lease: LeaseId,
+}
+
+/// What is remembered of a lease in the dialect "paygress/1".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaygressLease {
+    /// Number of its key.
+    pub key_index: u64,
+    /// The provider's name of the workload.
+    pub pod: String,
+    /// The tier that was bought.
+    pub spec: Spec,
+    /// The host key that was shown first, `ssh-ed25519 AAAA…`; empty: none yet.
+    #[serde(default)]
+    pub host_key: String,
+    /// Messages of the provider that were heard already, newest last.
+    #[serde(default)]
+    pub heard: Vec<EventId>,
 }
 
 /// How a refund stands.
@@ -155,6 +193,9 @@ pub struct KnownLease {
     pub status: LeaseStatus,
     /// When it said so.
     pub seen_at: Timestamp,
+    /// What goes with it in the dialect "paygress/1"; `None`: ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paygress: Option<PaygressLease>,
 }
 
 /// A token that was given away by hand.
@@ -202,9 +243,46 @@ impl Records {
     /// The directory or a file cannot be read.
     pub fn open_requests(&self) -> io::Result<Vec<SavedRequest>> {
         let mut open: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
-        open.retain(|request| request.standing != Standing::Done);
+        open.retain(|request| !matches!(request.standing, Standing::Done | Standing::Lost));
         open.sort_by_key(|request| request.written_at);
         Ok(open)
+    }
+
+    /// Requests whose money was taken for nothing, oldest first.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn lost_requests(&self) -> io::Result<Vec<SavedRequest>> {
+        let mut lost: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        lost.retain(|request| request.standing == Standing::Lost);
+        lost.sort_by_key(|request| request.written_at);
+        Ok(lost)
+    }
+
+    /// The highest number of a lease's key in requests and leases.
+    ///
+    /// # Errors
+    /// A directory or a file cannot be read.
+    pub fn highest_key(&self) -> io::Result<Option<u64>> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let asked = requests.into_iter().filter_map(|one| one.paygress);
+        let rented = self.leases()?.into_iter().filter_map(|one| one.paygress);
+        let numbers = asked.map(|one| one.key_index);
+        Ok(numbers.chain(rented.map(|one| one.key_index)).max())
+    }
+
+    /// The right to ask about a lease, for those dialects whose replies do not
+    /// name their request; `None` while another process has it.
+    ///
+    /// # Errors
+    /// The lock file cannot be made.
+    pub async fn claim_lease(
+        &self,
+        lease: &KnownLease,
+        wait: Duration,
+    ) -> io::Result<Option<Lock>> {
+        let name = format!("{}.{}.lock", lease.status.lease, lease.provider);
+        Lock::within(&self.root.join("leases").join(name), wait).await
     }
 
     /// The right to work on a request; `None` while another process has it.

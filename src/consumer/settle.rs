@@ -93,7 +93,8 @@ impl Client {
         };
         let (kind, provider_name) = (saved.kind.clone(), saved.provider_name.clone());
         let result = match saved.standing {
-            Standing::Done => return Ok(None),
+            Standing::Done | Standing::Lost => return Ok(None),
+            _ if saved.paygress.is_some() => self.resume_paygress(saved, wait, progress).await,
             Standing::TakeBack | Standing::Disputed => self.resume_take_back(saved).await,
             Standing::Open | Standing::Pending => self.ask_again(saved, wait, progress).await,
         };
@@ -208,6 +209,7 @@ impl Client {
                     ssh_key: saved.ssh_key.clone(),
                     status: spawned.status.clone(),
                     seen_at: now(),
+                    paygress: None,
                 };
                 let refunds = std::mem::take(&mut lease.status.refunds);
                 self.records.save_lease(&lease)?;
@@ -361,7 +363,7 @@ impl Client {
         }
     }
 
-    fn close(&self, saved: &mut SavedRequest, why: &str) -> Result<(), ClientError> {
+    pub(super) fn close(&self, saved: &mut SavedRequest, why: &str) -> Result<(), ClientError> {
         saved.standing = Standing::Done;
         why.clone_into(&mut saved.note);
         Ok(self.records.save_request(saved)?)
@@ -372,7 +374,7 @@ fn is_pending(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Error(error) if error.money == Money::Pending)
 }
 
-fn came_back(error: ClientError, net: Msat) -> ClientError {
+pub(super) fn came_back(error: ClientError, net: Msat) -> ClientError {
     ClientError {
         refunded_msat: net,
         ..error

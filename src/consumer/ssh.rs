@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use russh::keys::PrivateKey;
 use tokio::io::AsyncWrite;
 
-pub use client::{Input, SshClient, Tty};
+pub use client::{Input, SshClient, Tty, host_key};
 pub use forward::Forward;
 
 /// Where a lease is entered.
@@ -27,17 +27,19 @@ pub struct SshTarget {
     /// The only host key that is accepted, as `ssh-ed25519 AAAA…` (a comment
     /// behind it does not matter).
     pub host_key: String,
-    /// The key that opens the lease.
+    /// What opens the lease.
     pub key: SshKey,
 }
 
-/// A private SSH key.
+/// A private SSH key, or a password where there is none.
 #[derive(Clone)]
 pub enum SshKey {
     /// A file in OpenSSH's format, without a passphrase.
     File(PathBuf),
     /// The key itself.
     Key(Box<PrivateKey>),
+    /// A password: only older providers' hosts ask for one.
+    Password(Box<str>),
 }
 
 impl std::fmt::Debug for SshKey {
@@ -45,6 +47,7 @@ impl std::fmt::Debug for SshKey {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Key(_) => f.write_str("Key(…)"),
+            Self::Password(_) => f.write_str("Password(…)"),
         }
     }
 }
@@ -80,8 +83,8 @@ pub enum SshError {
     /// The gateway showed another host key than the provider published.
     #[error("the gateway's host key is not the one the provider published")]
     WrongHostKey,
-    /// The key does not open this lease (any more).
-    #[error("the gateway refused the key for this lease")]
+    /// The key or password does not open this lease (any more).
+    #[error("the gateway refused the key or password of this lease")]
     Refused,
     /// The connection broke, or the gateway said no to a request.
     #[error("ssh: {0}")]

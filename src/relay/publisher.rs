@@ -316,6 +316,10 @@ fn note_offer(found: &mut Found, relay: &str, event: &Event, offer: Offer) {
 
 fn note_beat(entry: &mut (Discovered, nostr_sdk::EventId), beat: Heartbeat) {
     let found = &mut entry.0;
+    // One from the future would hide those that come.
+    if beat.timestamp.secs_since(now()) >= ONLINE_SECS {
+        return;
+    }
     let newest = found.last_heartbeat.as_ref();
     if newest.is_none_or(|newest| newest.timestamp < beat.timestamp) {
         found.online = now().secs_since(beat.timestamp) < ONLINE_SECS;

@@ -66,6 +66,7 @@ impl Stage {
             ssh_key: Some(self.bench.dir.path().join("id")),
             status,
             seen_at: now(),
+            paygress: None,
         };
         Records::new(home.root()).save_lease(&lease).unwrap();
     }

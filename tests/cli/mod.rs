@@ -1,5 +1,6 @@
 //! The binaries, run as people run them.
 
+mod elder;
 mod enter;
 mod rent;
 mod satlet;

@@ -7,4 +7,5 @@ mod lease;
 mod paygress;
 mod refusals;
 mod relay;
+mod renter;
 mod wallet;

@@ -1,10 +1,12 @@
 //! What several tests need.
 
+pub mod elder;
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;
 pub mod old_client;
 pub mod openssh;
+pub mod password_host;
 pub mod proxy;
 pub mod shop;
 pub mod world;

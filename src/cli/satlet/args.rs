@@ -74,6 +74,14 @@ pub enum Command {
         /// A lease, an unambiguous beginning of one, or a request id
         lease: String,
     },
+    /// Show how a lease is entered; asks nobody
+    Show {
+        /// A lease, or an unambiguous beginning of one
+        lease: String,
+        /// Show the password too, where there is one
+        #[arg(long)]
+        password: bool,
+    },
     /// Buy more time
     Topup {
         /// A lease, or an unambiguous beginning of one
@@ -206,6 +214,9 @@ pub struct SpawnArgs {
     /// How much.
     #[command(flatten)]
     pub pay: PayArgs,
+    /// Rent also from a provider that speaks only paygress/1, which never refunds
+    #[arg(long)]
+    pub accept_no_refund: bool,
     /// SSH key that opens it (FILE and FILE.pub); satlet's own if absent
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,

@@ -13,11 +13,12 @@ use serde_json::json;
 
 use super::args::SshArgs;
 use super::{App, Outcome};
-use crate::cli::output::Done;
+use crate::cli::output::{Done, out};
 use crate::consumer::home::Home;
+use crate::consumer::paygress::access::password_file;
 use crate::consumer::records::KnownLease;
 use crate::consumer::ssh::{self, CopyPath, SshError, SshKey, SshTarget};
-use crate::consumer::{ClientError, Kind, files};
+use crate::consumer::{Client, ClientError, Kind, files};
 use crate::core::ids::LeaseId;
 use crate::protocol::reply::{Access, LeaseState};
 use crate::relay::convert::now;
@@ -26,8 +27,16 @@ use crate::relay::convert::now;
 struct Door {
     access: Access,
     lease: LeaseId,
-    key: PathBuf,
+    way: Way,
     known_hosts: PathBuf,
+}
+
+/// What opens a lease.
+enum Way {
+    /// The private key in this file.
+    Key(PathBuf),
+    /// The password in this file.
+    Password(PathBuf),
 }
 
 pub(super) async fn ssh(app: &App, args: SshArgs) -> Outcome {
@@ -46,6 +55,10 @@ pub(super) async fn ssh(app: &App, args: SshArgs) -> Outcome {
                 json!({
                     "access": door.access,
                     "command": shown(&system(program, &door, tty, forwards, None)),
+                    "environment": environment(&door)
+                        .into_iter()
+                        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+                        .collect::<std::collections::BTreeMap<_, _>>(),
                 }),
                 "",
             )),
@@ -64,7 +77,7 @@ pub(super) async fn ssh(app: &App, args: SshArgs) -> Outcome {
             command.as_deref(),
         ))),
         None => {
-            let code = ssh::run(&door.target(), command.as_deref(), tty)
+            let code = ssh::run(&door.target()?, command.as_deref(), tty)
                 .await
                 .map_err(failed)?;
             Ok(Done {
@@ -85,7 +98,7 @@ pub(super) async fn exec(app: &App, lease: &str, builtin: bool, command: &[Strin
     match program {
         Some(program) => Err(replaced(system(&program, &door, false, [], Some(&command)))),
         None => {
-            let code = ssh::run(&door.target(), Some(&command), false)
+            let code = ssh::run(&door.target()?, Some(&command), false)
                 .await
                 .map_err(failed)?;
             Ok(Done {
@@ -105,7 +118,7 @@ async fn captured(door: &Door, program: Option<&Path>, command: &str) -> Outcome
             let output = tokio::process::Command::from(ssh).output().await?;
             (status_code(output.status), output.stdout, output.stderr)
         }
-        None => ssh::output(&door.target(), command, &[])
+        None => ssh::output(&door.target()?, command, &[])
             .await
             .map_err(failed)?,
     };
@@ -153,7 +166,7 @@ pub(super) async fn cp(app: &App, recursive: bool, builtin: bool, from: &str, to
             None
         }
         None => Some(
-            ssh::copy(&door.target(), from, to, recursive)
+            ssh::copy(&door.target()?, from, to, recursive)
                 .await
                 .map_err(failed)?,
         ),
@@ -205,7 +218,10 @@ async fn door(app: &App, query: &str) -> Result<Door, ClientError> {
     if lease.status.access.is_none() || old {
         lease = client.status(&lease, &app.progress()).await?.lease;
     }
-    let access = lease.status.access.clone().ok_or_else(|| closed(&lease))?;
+    let mut access = lease.status.access.clone().ok_or_else(|| closed(&lease))?;
+    if lease.paygress.is_some() {
+        return password_door(app, &client, lease, &mut access).await;
+    }
     let key = match &lease.ssh_key {
         Some(key) => key.clone(),
         None => client.home().ssh_key()?.0,
@@ -215,9 +231,71 @@ async fn door(app: &App, query: &str) -> Result<Door, ClientError> {
     Ok(Door {
         access,
         lease: lease.status.lease,
-        key,
+        way: Way::Key(key),
         known_hosts,
     })
+}
+
+/// The way into a lease in the older dialect: a password, and the host key that
+/// was shown the first time.
+async fn password_door(
+    app: &App,
+    client: &Client,
+    lease: KnownLease,
+    access: &mut Access,
+) -> Result<Door, ClientError> {
+    if !sane_host(access) || access.user != "root" {
+        return Err(malformed());
+    }
+    let file = password_file(client.home(), &lease);
+    if !file.exists() {
+        return Err(ClientError::new(
+            Kind::NotFound,
+            "no_password",
+            format!("there is no password for lease {}", lease.status.lease),
+            "It is kept where the lease was rented; nobody else has it.",
+        ));
+    }
+    let pinned = client.pinned_host_key(&lease)?;
+    let shown = ssh::host_key(&access.host, access.port, pinned.as_deref())
+        .await
+        .map_err(failed)?;
+    let known = pinned.as_ref().map_or(&shown, |pinned| pinned);
+    if first_words(known) != first_words(&shown) {
+        return Err(changed(&lease, access));
+    }
+    if pinned.is_none() {
+        client.pin_host_key(&lease, &shown)?;
+        app.progress()(&format!(
+            "first contact: {}:{} shows {shown}; no other host key is accepted from now on",
+            access.host, access.port
+        ));
+    }
+    access.host_key = shown;
+    let known_hosts = known_hosts(client.home(), &lease, access)?;
+    Ok(Door {
+        access: access.clone(),
+        lease: lease.status.lease,
+        way: Way::Password(std::path::absolute(file)?),
+        known_hosts,
+    })
+}
+
+/// Type and data of a host key; a comment behind it does not matter.
+fn first_words(key: &str) -> Vec<&str> {
+    key.split_whitespace().take(2).collect()
+}
+
+fn changed(lease: &KnownLease, access: &Access) -> ClientError {
+    ClientError::new(
+        Kind::Network,
+        "wrong_host_key",
+        format!(
+            "THE HOST KEY OF {}:{} HAS CHANGED: it is not the one that lease {} showed first. Somebody may be in between, or the port belongs to another workload by now. The password was not sent",
+            access.host, access.port, lease.status.lease
+        ),
+        "Do not go on from this network; satlet status LEASE says whether the lease is alive.",
+    )
 }
 
 fn closed(lease: &KnownLease) -> ClientError {
@@ -240,11 +318,7 @@ fn closed(lease: &KnownLease) -> ClientError {
 /// What a provider says is not put on a command line unless it is what it
 /// should be.
 fn check(access: &Access) -> Result<(), ClientError> {
-    let host_char = |b: u8| b.is_ascii_alphanumeric() || b".-:_".contains(&b);
-    let host = !access.host.is_empty()
-        && access.host.len() <= 255
-        && !access.host.starts_with('-')
-        && access.host.bytes().all(host_char);
+    let host = sane_host(access);
     let user = access.user.parse::<LeaseId>().is_ok();
     let mut words = access.host_key.split_whitespace();
     let key = match (words.next(), words.next()) {
@@ -257,15 +331,28 @@ fn check(access: &Access) -> Result<(), ClientError> {
         }
         _ => false,
     };
-    if host && user && key && access.port != 0 {
+    if host && user && key {
         return Ok(());
     }
-    Err(ClientError::new(
+    Err(malformed())
+}
+
+fn sane_host(access: &Access) -> bool {
+    let host_char = |b: u8| b.is_ascii_alphanumeric() || b".-:_".contains(&b);
+    access.port != 0
+        && !access.host.is_empty()
+        && access.host.len() <= 255
+        && !access.host.starts_with('-')
+        && access.host.bytes().all(host_char)
+}
+
+fn malformed() -> ClientError {
+    ClientError::new(
         Kind::Refused,
         "bad_answer",
         "the provider's way in is malformed",
         "Tell the provider's operator, or choose another provider.",
-    ))
+    )
 }
 
 fn known_hosts(home: &Home, lease: &KnownLease, access: &Access) -> Result<PathBuf, ClientError> {
@@ -287,25 +374,41 @@ fn known_hosts(home: &Home, lease: &KnownLease, access: &Access) -> Result<PathB
 }
 
 impl Door {
-    fn target(&self) -> SshTarget {
-        SshTarget {
+    fn target(&self) -> Result<SshTarget, ClientError> {
+        let key = match &self.way {
+            Way::Key(path) => SshKey::File(path.clone()),
+            Way::Password(file) => {
+                let text = files::read_text(file)?.unwrap_or_default();
+                SshKey::Password(text.trim_end_matches('\n').into())
+            }
+        };
+        Ok(SshTarget {
             host: self.access.host.clone(),
             port: self.access.port,
             user: self.access.user.clone(),
             host_key: self.access.host_key.clone(),
-            key: SshKey::File(self.key.clone()),
-        }
+            key,
+        })
     }
 
     /// Options that ssh and scp have in common. The user's own configuration
     /// stays out: it may forward an agent or accept other host keys.
     fn options(&self) -> Vec<OsString> {
-        let mut options = vec![
-            OsString::from("-F"),
-            "none".into(),
-            "-i".into(),
-            self.key.clone().into(),
-        ];
+        let mut options = vec![OsString::from("-F"), "none".into()];
+        let methods: &[&str] = match &self.way {
+            Way::Key(path) => {
+                options.extend([OsString::from("-i"), path.clone().into()]);
+                &["PreferredAuthentications=publickey"]
+            }
+            Way::Password(_) => &[
+                "PubkeyAuthentication=no",
+                "PreferredAuthentications=password,keyboard-interactive",
+                "NumberOfPasswordPrompts=1",
+            ],
+        };
+        for method in methods {
+            options.extend([OsString::from("-o"), method.into()]);
+        }
         let mut hosts = OsString::from("UserKnownHostsFile=\"");
         hosts.push(&self.known_hosts);
         hosts.push("\"");
@@ -315,7 +418,6 @@ impl Door {
             "StrictHostKeyChecking=yes".into(),
             "UpdateHostKeys=no".into(),
             "IdentitiesOnly=yes".into(),
-            "PreferredAuthentications=publickey".into(),
             "ForwardAgent=no".into(),
             "ForwardX11=no".into(),
             "LogLevel=ERROR".into(),
@@ -324,6 +426,45 @@ impl Door {
             options.extend([OsString::from("-o"), option]);
         }
         options
+    }
+}
+
+/// What ssh needs to find the password: this program, which reads the file when
+/// ssh asks. The password itself is in no environment and no argument.
+fn environment(door: &Door) -> Vec<(&'static str, OsString)> {
+    let Way::Password(file) = &door.way else {
+        return Vec::new();
+    };
+    let Ok(me) = std::env::current_exe() else {
+        return Vec::new();
+    };
+    let mut set = vec![
+        ("SSH_ASKPASS", me.into_os_string()),
+        ("SSH_ASKPASS_REQUIRE", "force".into()),
+        (ASKPASS, file.clone().into_os_string()),
+    ];
+    // Before OpenSSH 8.4 it asks only where there seems to be a display.
+    if std::env::var_os("DISPLAY").is_none() {
+        set.push(("DISPLAY", ":".into()));
+    }
+    set
+}
+
+/// Names the file of a password, for when ssh starts this program to ask for it.
+const ASKPASS: &str = "SATLET_ASKPASS";
+
+/// Answers ssh's question for the password; `None` if this is no such question.
+pub(super) fn askpass(args: &[OsString]) -> Option<u8> {
+    let file = PathBuf::from(std::env::var_os(ASKPASS)?);
+    let prompt = args.get(1).map(|arg| arg.to_string_lossy().to_lowercase());
+    // Not what ssh asks about host keys and the like.
+    let asked = prompt.is_some_and(|prompt| prompt.trim_end().ends_with("password:"));
+    match files::read_text(&file) {
+        Ok(Some(password)) if asked && args.len() == 2 => {
+            out(password.trim_end_matches('\n'));
+            Some(0)
+        }
+        _ => Some(1),
     }
 }
 
@@ -336,7 +477,7 @@ fn system(
     command: Option<&str>,
 ) -> Command {
     let mut ssh = Command::new(program);
-    ssh.args(door.options()).args(more);
+    ssh.args(door.options()).args(more).envs(environment(door));
     if !tty {
         ssh.arg("-T");
     }
@@ -351,7 +492,7 @@ fn system(
 
 fn scp(program: &Path, door: &Door, recursive: bool, from: &CopyPath, to: &CopyPath) -> Command {
     let mut scp = Command::new(program);
-    scp.args(door.options());
+    scp.args(door.options()).envs(environment(door));
     // JSON goes to standard output; scp's progress is for terminals.
     scp.arg("-q").stdout(Stdio::null()).stdin(Stdio::null());
     if recursive {

@@ -9,15 +9,17 @@ use serde_json::{Value, json};
 use super::args::{PayArgs, SpawnArgs};
 use super::market::{find, per_hour, to_json, wanted};
 use super::{App, Outcome, agreed, token_text};
-use crate::cli::output::{Done, duration, escape, escape_lines, table};
+use crate::cli::output::{Done, duration, escape, escape_lines, note, table};
 use crate::consumer::client::MONEY_TIMEOUT;
 use crate::consumer::home::npub;
 use crate::consumer::money::Leased;
+use crate::consumer::paygress::{LACKS, Terms, access};
 use crate::consumer::records::{KnownLease, SavedRequest};
 use crate::consumer::settle::Leftover;
 use crate::consumer::{Client, ClientError, Kind, Pay, SpawnOptions, Spawned};
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
+use crate::protocol::paygress;
 use crate::protocol::reply::LeaseState;
 use crate::relay::convert::now;
 
@@ -39,8 +41,14 @@ pub(super) async fn spawn(app: &App, args: SpawnArgs) -> Outcome {
         pay,
         detach: args.detach,
     };
-    let ask = confirm(&client, yes);
-    match client.spawn(&provider, options, &ask, &progress).await? {
+    let spawned = if provider.dialect() == Some(paygress::DIALECT_NAME) {
+        let consent = consent(&client, yes, args.accept_no_refund);
+        client.rent(&provider, options, &consent, &progress).await?
+    } else {
+        let ask = confirm(&client, yes);
+        client.spawn(&provider, options, &ask, &progress).await?
+    };
+    match spawned {
         Spawned::Leased(leased) => leased_done(&leased),
         Spawned::Detached(id) => Ok(Done::new(
             json!({ "request_id": id, "detached": true }),
@@ -84,6 +92,44 @@ fn pay(args: PayArgs) -> Result<Pay, ClientError> {
 fn confirm(client: &Client, yes: bool) -> impl Fn(Msat) -> bool + Send + Sync + use<> {
     let limit = client.settings().ask_above_sat;
     move |price: Msat| yes || price.sat_ceil() <= limit || agreed(&format!("pay {price}?"))
+}
+
+/// Says what the older dialect does not protect against, and asks.
+fn consent(
+    client: &Client,
+    yes: bool,
+    accepted: bool,
+) -> impl Fn(&Terms) -> Result<(), ClientError> + Send + Sync + use<> {
+    let limit = client.settings().ask_above_sat;
+    move |terms: &Terms| {
+        for line in terms.statement() {
+            note(&escape(&line));
+        }
+        let dear = terms.amount_msat.sat_ceil() > limit;
+        let question = format!(
+            "pay {} for {} without refund?",
+            terms.amount_msat,
+            duration(terms.seconds)
+        );
+        if yes || (accepted && !dear) || agreed(&question) {
+            return Ok(());
+        }
+        if accepted {
+            return Err(ClientError::usage(
+                "not_confirmed",
+                format!("the price of {} was not agreed to", terms.amount_msat),
+                "Say --yes, or raise the limit: satlet config set ask_above_sat N.",
+            ));
+        }
+        Err(ClientError::usage(
+            "no_refund_not_accepted",
+            format!(
+                "{} never refunds, and that was not agreed to; nothing was paid",
+                terms.provider
+            ),
+            "Say --accept-no-refund, or choose a provider that speaks satlet/1: satlet list.",
+        ))
+    }
 }
 
 /// A key that the user chose: the private half's path and the public half.
@@ -182,6 +228,13 @@ fn ls_text(leases: &[KnownLease], open: &[SavedRequest]) -> String {
     text
 }
 
+fn dialect(lease: &KnownLease) -> &'static str {
+    match lease.paygress {
+        Some(_) => paygress::DIALECT_NAME,
+        None => crate::protocol::DIALECT_NAME,
+    }
+}
+
 /// The state as it must be by now, by what was heard last.
 fn state_name(lease: &KnownLease) -> &'static str {
     match lease.status.state {
@@ -200,6 +253,24 @@ fn left(lease: &KnownLease) -> u64 {
     }
 }
 
+/// How a lease is entered, as far as it is known here.
+pub(super) fn show(app: &App, query: &str, password: bool) -> Outcome {
+    let client = app.client()?;
+    let lease = client.find_lease(query)?;
+    let mut json = lease_json(&lease)?;
+    let mut text = status_text(&lease);
+    let secret = access::password(client.home(), &lease)?;
+    if let (Some(secret), true) = (&secret, password) {
+        let _ = writeln!(text, "password  {}", escape(secret));
+        if let Some(fields) = json.as_object_mut() {
+            fields.insert("password".to_owned(), json!(secret));
+        }
+    } else if secret.is_some() {
+        text.push_str("password  kept; --password shows it\n");
+    }
+    Ok(Done::new(json, text))
+}
+
 fn lease_json(lease: &KnownLease) -> Result<Value, ClientError> {
     let mut json = to_json(&lease.status)?;
     if let Some(fields) = json.as_object_mut() {
@@ -210,6 +281,11 @@ fn lease_json(lease: &KnownLease) -> Result<Value, ClientError> {
         fields.insert("provider_name".to_owned(), json!(lease.provider_name));
         fields.insert("ssh_key".to_owned(), json!(lease.ssh_key));
         fields.insert("seen_at".to_owned(), json!(lease.seen_at));
+        fields.insert("dialect".to_owned(), json!(dialect(lease)));
+        if let Some(info) = &lease.paygress {
+            fields.insert("workload".to_owned(), json!(info.pod));
+            fields.insert("refundable".to_owned(), json!(false));
+        }
     }
     Ok(json)
 }
@@ -261,6 +337,11 @@ fn status_text(lease: &KnownLease) -> String {
         format!("{}, {}", status.tier, per_hour(status.rate_msat_per_s)),
     );
     line("image", status.image.clone());
+    if let Some(info) = &lease.paygress {
+        let what = format!("{}, {}", dialect(lease), LACKS.join(", "));
+        line("dialect", what);
+        line("workload", info.pod.clone());
+    }
     line("left", duration(left(lease)));
     if let Some(at) = status.expires_at {
         line("until", at.to_string());

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use super::args::{QuoteArgs, WantedArgs};
 use super::{App, Outcome};
 use crate::cli::output::{Done, duration, escape, table};
+use crate::consumer::paygress::LACKS;
 use crate::consumer::providers::Provider;
 use crate::consumer::{Client, ClientError};
 use crate::core::ids::Name;
 use crate::core::money::Msat;
+use crate::protocol::paygress;
 use crate::protocol::reply::{MintTerms, QuoteAnswer};
 use crate::protocol::request::Wanted;
 
@@ -24,8 +26,22 @@ pub(super) async fn list(app: &App) -> Outcome {
         ));
     }
     let rows: Vec<Vec<String>> = providers.iter().map(row).collect();
-    let head = ["NAME", "KEY", "STATE", "LOCATION", "FROM", "FREE", "TIERS"];
-    Ok(Done::new(json, table(&head, &rows)))
+    let head = [
+        "NAME",
+        "KEY",
+        "STATE",
+        "DIALECT",
+        "ISOLATION",
+        "LOCATION",
+        "FROM",
+        "FREE",
+        "TIERS",
+    ];
+    let mut text = table(&head, &rows);
+    if providers.iter().any(|one| !one.lacks().is_empty()) {
+        let _ = write!(text, "\n{}: {}\n", paygress::DIALECT_NAME, LACKS.join(", "));
+    }
+    Ok(Done::new(json, text))
 }
 
 /// Price for an hour, as people read it.
@@ -48,15 +64,12 @@ fn row(provider: &Provider) -> Vec<String> {
         .take(6)
         .map(|spec| spec.id.as_str())
         .collect();
-    let state = match (provider.online, provider.speaks_satlet()) {
-        (true, true) => "online",
-        (true, false) => "other dialect",
-        (false, _) => "offline",
-    };
     vec![
         cut(&offer.hostname, 24),
         provider.npub.chars().take(16).collect(),
-        state.to_owned(),
+        state(provider).to_owned(),
+        provider.dialect().unwrap_or("unknown").to_owned(),
+        cut(&offer.isolation_level, 22),
         cut(offer.location.as_deref().unwrap_or("-"), 20),
         provider
             .first_rate()
@@ -64,6 +77,10 @@ fn row(provider: &Provider) -> Vec<String> {
         free.unwrap_or_else(|| "-".to_owned()),
         cut(&tiers.join(","), 40),
     ]
+}
+
+fn state(provider: &Provider) -> &'static str {
+    if provider.online { "online" } else { "offline" }
 }
 
 fn cut(text: &str, length: usize) -> String {
@@ -105,6 +122,9 @@ fn summary(provider: &Provider) -> Value {
         "online": provider.online,
         "last_heartbeat": provider.last_heartbeat,
         "speaks_satlet": provider.speaks_satlet(),
+        "dialect": provider.dialect(),
+        "lacks": provider.lacks(),
+        "isolation": offer.isolation_level,
         "location": offer.location,
         "tiers": offer.specs.iter().map(tier).collect::<Vec<_>>(),
         "mints": offer.whitelisted_mints,
@@ -120,7 +140,11 @@ pub(super) async fn info(app: &App, query: &str) -> Outcome {
     };
     line("name", &offer.hostname);
     line("key", &provider.npub);
-    line("state", if provider.online { "online" } else { "offline" });
+    line("state", state(&provider));
+    line("dialect", provider.dialect().unwrap_or("unknown"));
+    if !provider.lacks().is_empty() {
+        line("lacks", &provider.lacks().join(", "));
+    }
     line("location", offer.location.as_deref().unwrap_or("-"));
     line("isolation", &offer.isolation_level);
     line("backends", &offer.capabilities.join(", "));

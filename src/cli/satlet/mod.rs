@@ -29,6 +29,9 @@ type Outcome = Result<Done, ClientError>;
 /// exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = enter::askpass(&args) {
+        return code;
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return usage(&args, &error),
@@ -105,6 +108,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Spawn(args) => leases::spawn(&app, args).await,
         Command::Ls { refresh, provider } => leases::ls(&app, refresh, provider.as_deref()).await,
         Command::Status { lease } => leases::status(&app, &lease).await,
+        Command::Show { lease, password } => leases::show(&app, &lease, password),
         Command::Topup { lease, pay } => leases::topup(&app, &lease, pay).await,
         Command::Ssh(args) => enter::ssh(&app, args).await,
         Command::Exec {

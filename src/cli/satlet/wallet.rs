@@ -190,6 +190,7 @@ fn refunds(client: &Client) -> Outcome {
         .into_iter()
         .filter(|one| one.paid.is_some())
         .collect();
+    let lost = client.records().lost_requests()?;
     let json = json!({
         "refunds": refunds.iter().map(|(_, saved)| {
             let open = matches!(saved.standing, RefundStanding::Owed | RefundStanding::ForeignMint);
@@ -210,6 +211,13 @@ fn refunds(client: &Client) -> Outcome {
             "token_msat": one.paid.as_ref().map(|paid| paid.face),
             "note": one.note,
         })).collect::<Vec<Value>>(),
+        "lost": lost.iter().map(|one| json!({
+            "request_id": one.request_id,
+            "provider": one.provider,
+            "token_msat": one.paid.as_ref().map(|paid| paid.face),
+            "note": one.note,
+            "at": one.written_at,
+        })).collect::<Vec<Value>>(),
         "given": given.iter().map(|given| json!({
             "token_msat": given.paid.face,
             "mint": given.paid.mint,
@@ -228,11 +236,20 @@ fn refunds(client: &Client) -> Outcome {
             ]
         })
         .collect();
-    let text = if rows.is_empty() {
-        "no refunds".to_owned()
+    let mut text = if rows.is_empty() {
+        "no refunds\n".to_owned()
     } else {
         table(&["REFUND", "STATE", "MINT", "WHY", ""], &rows)
     };
+    for one in &lost {
+        let face = one.paid.as_ref().map_or(Msat::ZERO, |paid| paid.face);
+        let _ = writeln!(
+            text,
+            "lost: {face} to {}: {}",
+            escape(&one.provider_name),
+            escape(&one.note)
+        );
+    }
     Ok(Done::new(json, text))
 }
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use russh::client::{self, Handle, Msg};
@@ -86,6 +86,73 @@ pub struct SshClient {
     handle: Handle<Pinned>,
 }
 
+/// Notes the host key that is shown, and goes no further.
+#[derive(Clone, Default)]
+struct Looking(Arc<std::sync::Mutex<Option<String>>>);
+
+impl client::Handler for Looking {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        shown: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        if let PublicKeyOrCertificate::PublicKey { key, .. } = shown {
+            let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *noted = key.to_openssh().ok();
+        }
+        Ok(false)
+    }
+}
+
+/// The host key that is shown at `host:port`, as `ssh-ed25519 AAAA…`. Nobody
+/// logs in. With `like`, a key of its algorithm is asked for.
+///
+/// # Errors
+/// Nothing that speaks SSH was reached in time.
+pub async fn host_key(host: &str, port: u16, like: Option<&str>) -> Result<String, SshError> {
+    let failed = |why: String| SshError::Connect {
+        host: host.to_owned(),
+        port,
+        why,
+    };
+    let mut config = client::Config::default();
+    if let Some(like) = like {
+        let like = PublicKey::from_openssh(like).map_err(|_| SshError::BadHostKey)?;
+        config.preferred.key = Cow::Owned(vec![like.algorithm()]);
+    }
+    let noted = Looking::default();
+    let stream = dial(host, port).await?;
+    let looking = client::connect_stream(Arc::new(config), stream, noted.clone());
+    let outcome = tokio::time::timeout(LOGIN, looking)
+        .await
+        .map_err(|_| failed("no answer in time".to_owned()))?;
+    let key = noted
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match (key, outcome) {
+        (Some(key), _) => Ok(key),
+        (None, Err(why)) => Err(failed(why.to_string())),
+        (None, Ok(_)) => Err(failed("it shows no host key".to_owned())),
+    }
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, SshError> {
+    let failed = |why: String| SshError::Connect {
+        host: host.to_owned(),
+        port,
+        why,
+    };
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host, port)))
+        .await
+        .map_err(|_| failed("no answer in time".to_owned()))?
+        .map_err(|why| failed(why.to_string()))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// Accepts one host key and no other.
 struct Pinned {
     key: PublicKey,
@@ -115,24 +182,19 @@ impl SshClient {
     /// Any [`SshError`] but `Copy`.
     pub async fn connect(target: &SshTarget) -> Result<Self, SshError> {
         let pinned = PublicKey::from_openssh(&target.host_key).map_err(|_| SshError::BadHostKey)?;
-        let key = load_key(&target.key)?;
+        let way = load_way(&target.key)?;
         let failed = |why: String| SshError::Connect {
             host: target.host.clone(),
             port: target.port,
             why,
         };
-        let connecting = TcpStream::connect((target.host.as_str(), target.port));
-        let stream = tokio::time::timeout(CONNECT, connecting)
-            .await
-            .map_err(|_| failed("no answer in time".to_owned()))?
-            .map_err(|why| failed(why.to_string()))?;
-        stream.set_nodelay(true)?;
+        let stream = dial(&target.host, target.port).await?;
         let wrong = Arc::new(AtomicBool::new(false));
         let handler = Pinned {
             key: pinned.clone(),
             wrong: wrong.clone(),
         };
-        let login = login(config(&pinned), stream, handler, &target.user, key);
+        let login = login(config(&pinned), stream, handler, &target.user, way);
         match tokio::time::timeout(LOGIN, login).await {
             Err(_) => Err(failed("no answer in time".to_owned())),
             Ok(_) if wrong.load(Ordering::SeqCst) => Err(SshError::WrongHostKey),
@@ -237,11 +299,16 @@ async fn login(
     stream: TcpStream,
     handler: Pinned,
     user: &str,
-    key: PrivateKey,
+    way: Way,
 ) -> Result<Option<Handle<Pinned>>, russh::Error> {
     let mut handle = client::connect_stream(config, stream, handler).await?;
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    let outcome = handle.authenticate_publickey(user, key).await?;
+    let outcome = match way {
+        Way::Key(key) => {
+            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+            handle.authenticate_publickey(user, key).await?
+        }
+        Way::Password(password) => handle.authenticate_password(user, password).await?,
+    };
     Ok(outcome.success().then_some(handle))
 }
 
@@ -259,10 +326,18 @@ fn config(pinned: &PublicKey) -> Arc<client::Config> {
     })
 }
 
-fn load_key(key: &SshKey) -> Result<PrivateKey, SshError> {
+/// What is shown to be let in.
+enum Way {
+    Key(PrivateKey),
+    Password(String),
+}
+
+fn load_way(key: &SshKey) -> Result<Way, SshError> {
     match key {
-        SshKey::Key(key) => Ok(PrivateKey::clone(key)),
+        SshKey::Password(password) => Ok(Way::Password(password.to_string())),
+        SshKey::Key(key) => Ok(Way::Key(PrivateKey::clone(key))),
         SshKey::File(path) => russh::keys::load_secret_key(path, None)
+            .map(Way::Key)
             .map_err(|why| SshError::BadKey(format!("{}: {why}", path.display()))),
     }
 }
