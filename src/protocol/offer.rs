@@ -23,7 +23,9 @@ pub struct Offer {
     pub specs: Vec<Spec>,
     /// Mint URLs.
     pub whitelisted_mints: Vec<String>,
-    /// Part of the time that the provider was up, 0 to 100.
+    /// Part of the time that the provider was up, 0 to 100; what is outside is
+    /// read as the nearest of these.
+    #[serde(deserialize_with = "percent")]
     pub uptime_percent: f32,
     /// Leases that ended well.
     pub total_jobs_completed: u64,
@@ -143,4 +145,29 @@ fn schema_one() -> u32 {
 
 fn shared_kernel() -> String {
     "shared-kernel".to_owned()
+}
+
+/// A number like 1e300 is infinite as `f32`, and JSON cannot say that again.
+fn percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    f32::deserialize(from).map(|percent| percent.clamp(0.0, 100.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uptime_out_of_range_can_be_written_again() {
+        for (said, read) in [("1e300", 100.0), ("-1", 0.0), ("99.5", 99.5), ("100", 100.0)] {
+            let json = format!(
+                r#"{{"provider_npub":"{}","hostname":"","capabilities":[],"specs":[],
+                    "whitelisted_mints":[],"uptime_percent":{said},"total_jobs_completed":0}}"#,
+                "a".repeat(64)
+            );
+            let offer: Offer = serde_json::from_str(&json).unwrap();
+            assert!((offer.uptime_percent - read).abs() < f32::EPSILON, "{said}");
+            let written = serde_json::to_string(&offer).unwrap();
+            assert_eq!(serde_json::from_str::<Offer>(&written).unwrap(), offer);
+        }
+    }
 }

@@ -219,7 +219,7 @@ impl Worker {
     }
 
     async fn open_and_deliver(&self, relay: &str, event: Event) -> Result<(), Dropped> {
-        cheap_checks(&self.keys, self.options.direct, &event)?;
+        check(&self.keys, self.options.direct, &event)?;
         let channel = channel(&event);
         let id = id_from(&event.id);
         if self.store.seen_wrap(&id).await {
@@ -256,13 +256,7 @@ impl Worker {
     async fn open(&self, event: Event) -> Result<Unwrapped, Dropped> {
         let permit = self.crypto.acquire().await;
         let keys = self.keys.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            event.verify().map_err(|_| Dropped::BadSignature)?;
-            match channel(&event) {
-                Channel::GiftWrap => unwrap(&keys, &event),
-                Channel::Nip04 => direct::read(&keys, &event),
-            }
-        });
+        let work = tokio::task::spawn_blocking(move || open(&keys, &event));
         let opened = work.await.unwrap_or(Err(Dropped::Undecryptable));
         drop(permit);
         opened
@@ -292,8 +286,12 @@ fn channel(event: &Event) -> Channel {
     }
 }
 
-/// What costs next to nothing, before what does.
-fn cheap_checks(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped> {
+/// What costs next to nothing, before what does ([`open`]): kind (NIP-04 only
+/// where `direct`), receiver, size and expiration.
+///
+/// # Errors
+/// The reason why the event is dropped.
+pub fn check(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped> {
     let wanted = match event.kind {
         Kind::GiftWrap => true,
         Kind::EncryptedDirectMessage => direct,
@@ -309,4 +307,17 @@ fn cheap_checks(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped>
         return Err(Dropped::Expired);
     }
     Ok(())
+}
+
+/// Verifies the event's id and signature and opens it to `keys`: a kind 4
+/// message as that, anything else as a gift wrap.
+///
+/// # Errors
+/// The reason why the event is dropped.
+pub fn open(keys: &Keys, event: &Event) -> Result<Unwrapped, Dropped> {
+    event.verify().map_err(|_| Dropped::BadSignature)?;
+    match channel(event) {
+        Channel::GiftWrap => unwrap(keys, event),
+        Channel::Nip04 => direct::read(keys, event),
+    }
 }

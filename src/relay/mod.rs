@@ -34,6 +34,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::ids::{EventId, PublicKey};
 use crate::core::time::Timestamp;
 pub use crate::protocol::channel::Channel;
+#[doc(hidden)]
+pub use open::hear;
 
 /// A message to us, verified: the seal's signer is the rumor's author.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

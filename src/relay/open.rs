@@ -14,12 +14,15 @@ use tokio_tungstenite::tungstenite::Message;
 use super::convert::time_from;
 use super::link::Command;
 use super::session::MAX_EVENT;
-use super::subscription::{Item, Sink};
+use super::subscription::{Item, Sink, Subscription};
 use super::{Ack, Dropped};
 use crate::core::time::Timestamp;
 
 /// What stands around an event in a message, at most, in bytes.
 const ENVELOPE: usize = 256;
+
+/// Messages that wait in [`hear`], at most.
+const HEARD: usize = 64;
 
 /// Challenges that are answered on one connection, at most (NIP-42).
 const CHALLENGES: u32 = 16;
@@ -309,4 +312,34 @@ fn unreadable(text: &str) -> Option<(SubscriptionId, Item)> {
     let at = Timestamp::from_secs(event.created_at);
     let item = Item::Unreadable(event.id, at, Dropped::Undecryptable);
     (kind == "EVENT").then(|| (SubscriptionId::new(id), item))
+}
+
+/// Gives `texts`, as one relay would send them, to a connection with one
+/// subscription, `s`, and no answer to send. Returns how many items came out of
+/// the subscription, or why the connection was closed. For tests.
+///
+/// # Errors
+/// What the relay is reproached with.
+#[doc(hidden)]
+pub fn hear<'t>(keys: &Keys, texts: impl IntoIterator<Item = &'t str>) -> Result<usize, String> {
+    let (out, mut written) = mpsc::channel(HEARD);
+    let (commands, _) = mpsc::channel(1);
+    let mut open = Open::new("wss://relay.example.org", keys, out);
+    let (mut subscription, command) = Subscription::new(Filter::new(), HEARD, commands);
+    if let Command::Subscribe { filter, sink, .. } = command {
+        let id = SubscriptionId::new("s");
+        open.command(Command::Subscribe { id, filter, sink })?;
+    }
+    let mut items = 0_usize;
+    for text in texts {
+        open.message(&Message::text(text))?;
+        while written.try_recv().is_ok() {}
+        while let Some(item) = subscription.try_next() {
+            items = items.saturating_add(1);
+            if let Item::Closed(reason) = item {
+                debug_assert!(reason.chars().count() <= 200);
+            }
+        }
+    }
+    Ok(items)
 }

@@ -101,6 +101,13 @@ impl Subscription {
         Some(item)
     }
 
+    /// The next item that is there already.
+    pub(super) fn try_next(&mut self) -> Option<Item> {
+        let (item, size) = self.items.try_recv().ok()?;
+        self.queued.fetch_sub(size, Ordering::Relaxed);
+        Some(item)
+    }
+
     /// Whether nothing waits in the queue.
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()

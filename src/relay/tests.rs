@@ -14,7 +14,7 @@ use super::publisher::{
 };
 use super::session::normalise;
 use super::wrap::{BACKDATE_SECS, MAX_RUMOR, WrapError, fits, is_to, seal_and_wrap, unwrap, wrap};
-use super::{Dropped, InboxStore, Incoming, OutboxStore, Outgoing};
+use super::{Dropped, InboxStore, Incoming, OutboxStore, Outgoing, hear};
 use crate::core::ids::{EventId, PublicKey};
 use crate::core::time::Timestamp;
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
@@ -265,6 +265,30 @@ fn only_the_first_good_relays_of_a_list_are_read() {
     let read = parse_dm_relays(&event);
     assert_eq!(read.len(), MAX_DM_RELAYS);
     assert_eq!(read[..2], ["wss://relay.example", "wss://r0.example"]);
+}
+
+#[test]
+fn what_a_relay_says_reaches_its_subscription_or_nobody() {
+    let keys = Keys::generate();
+    let event = EventBuilder::new(Kind::TextNote, "x").sign_with_keys(&keys);
+    let event = event.unwrap().as_json();
+    let id = "a".repeat(64);
+    let heard = [
+        format!(r#"["EVENT","s",{event}]"#),
+        // Cannot be read as an event, and counts all the same.
+        format!(r#"["EVENT","s",{{"id":"{id}","created_at":1,"tags":[[]]}}]"#),
+        r#"["EOSE","s"]"#.to_owned(),
+        format!(r#"["EVENT","another",{event}]"#),
+        format!(r#"["OK","{id}",true,""]"#),
+        r#"["NOTICE","é"]"#.to_owned(),
+        r#"["AUTH","challenge"]"#.to_owned(),
+        r#"["SOMETHING",{}]"#.to_owned(),
+        "not JSON".to_owned(),
+        format!(r#"["CLOSED","s","{}"]"#, "é".repeat(300)),
+    ];
+    assert_eq!(hear(&keys, heard.iter().map(String::as_str)), Ok(4));
+    let again = vec![r#"["AUTH","challenge"]"#; 17];
+    assert!(hear(&keys, again).is_err());
 }
 
 #[test]

@@ -151,6 +151,9 @@ fn a_mint_has_one_name() {
     ] {
         assert!(normalise(bad).is_err(), "{bad}");
     }
+    // Each of these letters becomes six when it is escaped.
+    let long = format!("https://mint.example/{}", "\u{e9}".repeat(115));
+    assert!(long.len() <= 256 && normalise(&long).is_err());
 }
 
 #[tokio::test(start_paused = true)]

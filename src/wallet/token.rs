@@ -130,7 +130,12 @@ pub fn normalise(url: &str) -> Result<MintUrl, WalletError> {
     }
     // `Url` also drops the scheme's own port, so that one mint has one name.
     let mint = cdk::mint_url::MintUrl::from_str(parsed.as_str()).map_err(|_| bad())?;
-    Ok(MintUrl(mint.to_string()))
+    let mint = mint.to_string();
+    // Escapes may have made it longer: what comes out is good to come in.
+    if mint.len() > MAX_URL {
+        return Err(bad());
+    }
+    Ok(MintUrl(mint))
 }
 
 fn accepted_unit(unit: Option<CurrencyUnit>) -> Result<Unit, WalletError> {

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::budget::shown;
 use crate::compute::BackendError;
 
 /// `sha256:` and 64 lower-case hexadecimal digits.
@@ -25,10 +26,7 @@ impl Digest {
             Some(hex) => Self::from_hex(hex),
             None => None,
         }
-        .ok_or_else(|| {
-            let text = text.get(..80).unwrap_or(text).escape_debug();
-            BackendError::Image(format!("{text} is no SHA-256 digest"))
-        })
+        .ok_or_else(|| BackendError::Image(format!("{} is no SHA-256 digest", shown(text))))
     }
 
     /// From the digits alone.

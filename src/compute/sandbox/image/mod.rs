@@ -49,7 +49,7 @@ pub use store::PreparedImage;
 
 use digest::Digest;
 use layout::Layout;
-use manifest::{Manifest, image_error};
+use manifest::{Document, Manifest, choose, image_error};
 use registry::Repository;
 use source::{Source, blocking};
 use store::{Job, Store};
@@ -183,6 +183,34 @@ impl ImageStore {
         flights.retain(|_, flight| flight.strong_count() > 0);
         flights.insert(image, Arc::downgrade(&flight));
         flight
+    }
+}
+
+/// Reads a manifest and a configuration as a pull does, without asking for what
+/// they name. Of an index the entry for this host is looked at and the rest is
+/// left alone: `None`. For tests.
+///
+/// # Errors
+/// [`BackendError::Image`]: what is wrong with them.
+#[doc(hidden)]
+pub fn read_documents(
+    manifest: &[u8],
+    config: &[u8],
+    limits: &ImageLimits,
+) -> Result<Option<RunConfig>, BackendError> {
+    match Document::parse(manifest)? {
+        Document::Index(entries) => {
+            choose(&entries, false)?.digest()?;
+            choose(&entries, true)?.digest()?;
+            Ok(None)
+        }
+        Document::Manifest(manifest) => {
+            manifest.check(limits, limits.max_compressed_bytes)?;
+            for named in manifest.layers.iter().chain([&manifest.config]) {
+                named.digest()?;
+            }
+            RunConfig::parse(config).map(Some)
+        }
     }
 }
 

@@ -20,6 +20,27 @@ const OTHER: &str = if cfg!(target_arch = "x86_64") {
     "amd64"
 };
 
+#[test]
+fn what_a_registry_says_is_refused_in_few_words() {
+    let limits = ImageLimits::default();
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let manifest = |digest: &str| {
+        let layer = json!({ "mediaType": super::testing::LAYER, "digest": digest, "size": 1 });
+        let config = json!({ "digest": digest, "size": 1 });
+        json!({ "schemaVersion": 2, "config": config, "layers": [layer] }).to_string()
+    };
+    let read = |manifest: &str, config: &str| {
+        read_documents(manifest.as_bytes(), config.as_bytes(), &limits)
+    };
+    let run = read(&manifest(&digest), r#"{"config":{"WorkingDir":"srv"}}"#).unwrap();
+    assert_eq!(run.unwrap().workdir, "/srv");
+    // Characters of several bytes, so that a cut may fall into one of them.
+    for strange in ["é", "€", "\u{1f980}"].map(|c| format!("x{}", c.repeat(100_000))) {
+        let error = read(&manifest(&strange), "{}").unwrap_err().to_string();
+        assert!(error.len() < 500, "{} bytes", error.len());
+    }
+}
+
 fn store(dir: &TempDir) -> ImageStore {
     ImageStore::open(dir.path().join("images"), ImageLimits::default()).unwrap()
 }
