@@ -99,7 +99,7 @@ fn encode(message: &Message) -> Result<String, LedgerError> {
 
 /// Puts the answer into the request's row and the outbox; an answer that is
 /// there already stays.
-fn store(
+pub(super) fn store(
     tx: &Tx,
     mut row: RequestRow,
     reply: Reply,
