@@ -4,7 +4,8 @@
 use redb::Database;
 
 use super::rows::META;
-use super::table::Tx;
+use super::table::Batch;
+use super::writer::commit;
 use super::{LedgerError, Reader};
 use redb::ReadableDatabase;
 
@@ -24,9 +25,9 @@ pub(super) fn up_to_date(db: &Database) -> Result<(), LedgerError> {
         }),
         // Version 1 is the first: there is nothing older to read.
         Some(_) | None => {
-            let tx = Tx::new(db.begin_write()?);
-            tx.put(&META, KEY, &VERSION)?;
-            tx.commit()
+            let mut batch = Batch::new(Reader::new(db.begin_read()?));
+            batch.run(|tx| tx.put(&META, KEY, &VERSION))?;
+            commit(db, &batch.into_rows())
         }
     }
 }

@@ -2,7 +2,18 @@
 //! workloads, messages in and out. One writer, durable commits, one process.
 //!
 //! A change is a closure over [`Tx`]; what it returns decides: `Ok` commits all
-//! of it (on disk when [`Ledger::write`] returns), `Err` leaves nothing of it.
+//! of it (on disk when [`Ledger::write`] returns), `Err` leaves nothing of it,
+//! and neither does a panic.
+//!
+//! Changes that come at the same time are committed together, with one sync of
+//! the disk: each is carried out alone, in the order in which they came, and sees
+//! what those before it did; it writes beside the file, and only what changes
+//! that went well have written goes into the one transaction. Nobody is told
+//! anything before that is on disk. Where the commit fails, none of them happened
+//! and each is told so.
+//!
+//! What is asked all the time (which messages are due, what leases hold) is kept
+//! in memory beside the file.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +21,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase};
+use redb::Database;
 
 mod containers;
 mod migrate;
@@ -18,16 +29,22 @@ mod rows;
 mod table;
 #[cfg(test)]
 mod tests;
+mod views;
+mod writer;
 
 pub use containers::*;
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
+pub use views::Held;
+
+use crate::core::time::Timestamp;
+use writer::Writer;
 
 /// The file's name in the data directory.
 pub const FILE: &str = "ledger.redb";
 
 /// What went wrong with the ledger. None of it is the consumer's fault.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// Another process has it open.
     #[error("the ledger in {0} is in use by another satletd; stop that one first")]
@@ -54,8 +71,11 @@ pub enum LedgerError {
     /// The disk, or the file on it.
     #[error("the ledger's file: {0}")]
     Io(String),
-    /// The thread that wrote has died.
-    #[error("the ledger's writer died")]
+    /// A change panicked: a defect of ours.
+    #[error("a change to the ledger died: {0}")]
+    Died(String),
+    /// The writer was cut off; whether the change happened is not known.
+    #[error("the ledger's writer was cut off")]
     Writer,
 }
 
@@ -94,7 +114,7 @@ impl From<crate::core::payment::Forbidden> for LedgerError {
 /// The open ledger; cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
-    db: Arc<Database>,
+    writer: Arc<Writer>,
     _lock: Arc<File>,
 }
 
@@ -128,32 +148,23 @@ impl Ledger {
             .map_err(|error| LedgerError::Io(error.to_string()))?;
         migrate::up_to_date(&db)?;
         Ok(Self {
-            db: Arc::new(db),
+            writer: Arc::new(Writer::new(db)?),
             _lock: Arc::new(lock),
         })
     }
 
-    /// Carries out `change` and commits it, durably. Changes are one after the
-    /// other, in the order in which they come.
+    /// Carries out `change` and commits it, durably, together with others that
+    /// come at the same time. Changes are one after the other, in the order in
+    /// which they come. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// What `change` returns, or the disk; then nothing has changed.
     pub async fn write<T, F>(&self, change: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,
-        F: FnOnce(&Tx) -> Result<T, LedgerError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
-        let db = Arc::clone(&self.db);
-        tokio::task::spawn_blocking(move || {
-            let mut inner = db.begin_write()?;
-            inner.set_durability(Durability::Immediate)?;
-            let tx = Tx::new(inner);
-            let out = change(&tx)?;
-            tx.commit()?;
-            Ok(out)
-        })
-        .await
-        .map_err(|_| LedgerError::Writer)?
+        self.writer.write(change).await
     }
 
     /// A consistent look at everything, as of now. Quick: it reads memory or
@@ -165,6 +176,36 @@ impl Ledger {
         &self,
         look: impl FnOnce(&Reader) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        look(&Reader::new(self.db.begin_read()?))
+        look(&self.writer.read()?)
+    }
+
+    /// Up to `limit` messages of the outbox that are due at `now`, by key, first
+    /// those that have waited longest, but for those that `skip` is true of; it
+    /// is asked with a key and how many relays that message names.
+    pub fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        skip: impl Fn(&str, usize) -> bool,
+    ) -> Vec<String> {
+        self.writer.views(|views| views.due(now, limit, skip))
+    }
+
+    /// When the next message of the outbox is due, if any waits.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.writer.views(views::Views::next_due)
+    }
+
+    /// What the leases hold that are not archived.
+    pub fn held(&self) -> Vec<Held> {
+        self.writer.views(views::Views::held)
+    }
+
+    /// The same, as a change sees it.
+    ///
+    /// # Errors
+    /// A row cannot be read.
+    pub fn held_in(&self, tx: &Tx<'_>) -> Result<Vec<Held>, LedgerError> {
+        self.writer.views(|views| views.held_in(tx))
     }
 }

@@ -1,3 +1,6 @@
+mod batch;
+mod views;
+
 use super::*;
 use crate::core::time::Timestamp;
 

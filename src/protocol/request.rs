@@ -57,6 +57,14 @@ impl Ask {
             Self::Stop(_) => "stop",
         }
     }
+
+    /// Whether answering it changes nothing, however often it is done.
+    pub fn only_asks(&self) -> bool {
+        match self {
+            Self::Quote(_) | Self::Status(_) | Self::List | Self::Logs(_) => true,
+            Self::Spawn(_) | Self::Topup(_) | Self::Stop(_) => false,
+        }
+    }
 }
 
 /// What is wanted: the same in a quote and in the spawn that follows.

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::ctx::{Ctx, open_leases};
+use super::ctx::Ctx;
 use super::steps;
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Plan, Step};
 use crate::core::time::Timestamp;
-use crate::ledger::LedgerError;
+use crate::ledger::{LEASES, LedgerError};
 
 /// First wait after a step that failed and may be tried again; doubles up to
 /// [`RETRY_MAX`].
@@ -169,10 +169,10 @@ pub async fn sweep(ctx: Arc<Ctx>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match ctx.ledger().read(open_leases) {
+        match ctx.ledger().read(|reader| reader.keys(&LEASES, "")) {
             Ok(leases) => {
-                for (_, lease) in leases {
-                    ctx.actors.wake(&ctx, &lease.id);
+                for lease in leases.iter().filter_map(|key| key.parse().ok()) {
+                    ctx.actors.wake(&ctx, &lease);
                 }
             }
             Err(error) => tracing::error!(%error, "the sweep could not read the ledger"),

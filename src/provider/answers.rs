@@ -151,13 +151,13 @@ pub(super) async fn unstored(
     Ok(())
 }
 
-fn encode(message: &Message) -> Result<String, LedgerError> {
+pub(super) fn encode(message: &Message) -> Result<String, LedgerError> {
     serde_json::to_string(message).map_err(|error| LedgerError::Rule(error.to_string()))
 }
 
 /// Puts the answer into the request's row and the outbox; an answer that is
 /// there already stays.
-fn store(
+pub(super) fn store(
     tx: &Tx,
     mut row: RequestRow,
     answer: String,

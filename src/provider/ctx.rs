@@ -17,7 +17,7 @@ use crate::core::policy::rate::RateLimiter;
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
 use crate::gateway::Ports;
-use crate::ledger::{LEASES, Ledger, LedgerError, Reader};
+use crate::ledger::{Held, Ledger};
 use crate::protocol::reply::Access;
 use crate::wallet::Wallet;
 
@@ -134,14 +134,16 @@ impl Ctx {
     }
 }
 
+/// Whether a lease's room is still taken.
+pub fn holds(held: &Held) -> bool {
+    !matches!(held.phase, Phase::Ended { .. })
+}
+
 /// What is promised: the sum over all leases that hold room, and their number.
-pub fn promised(leases: &[(String, Lease)]) -> (Resources, u32) {
-    let holding = leases
-        .iter()
-        .map(|(_, lease)| lease)
-        .filter(|lease| !lease.has_ended());
-    holding.fold((Resources::default(), 0), |(sum, n), lease| {
-        let more = sum.checked_add(lease.tier.resources);
+pub fn promised(leases: &[Held]) -> (Resources, u32) {
+    let holding = leases.iter().filter(|held| holds(held));
+    holding.fold((Resources::default(), 0), |(sum, n), held| {
+        let more = sum.checked_add(held.resources);
         let full = Resources {
             cpu_millicores: u32::MAX,
             memory_mib: u32::MAX,
@@ -152,16 +154,8 @@ pub fn promised(leases: &[(String, Lease)]) -> (Resources, u32) {
     })
 }
 
-/// Leases that hold room, as of now.
-///
-/// # Errors
-/// The ledger cannot be read.
-pub fn open_leases(reader: &Reader) -> Result<Vec<(String, Lease)>, LedgerError> {
-    reader.all(&LEASES)
-}
-
 /// Workloads that are there or about to be.
-pub fn active(leases: &[(String, Lease)]) -> u64 {
-    let counts = |lease: &Lease| matches!(lease.phase, Phase::Active | Phase::Expiring);
-    leases.iter().filter(|(_, lease)| counts(lease)).count() as u64
+pub fn active(leases: &[Held]) -> u64 {
+    let counts = |held: &&Held| matches!(held.phase, Phase::Active | Phase::Expiring);
+    leases.iter().filter(counts).count() as u64
 }

@@ -389,14 +389,7 @@ impl Publisher {
         loop {
             tick.tick().await;
             let urls = self.relays.urls();
-            let beat = match offer::heartbeat(&self.ctx) {
-                Ok(beat) => beat,
-                Err(error) => {
-                    tracing::error!(%error, "the heartbeat cannot be made");
-                    continue;
-                }
-            };
-            match heartbeat_events(&self.keys, &beat) {
+            match heartbeat_events(&self.keys, &offer::heartbeat(&self.ctx)) {
                 Ok(events) => {
                     let sends = events.iter().map(|event| self.relays.publish(event, &urls));
                     for acks in futures::future::join_all(sends).await {

@@ -20,7 +20,7 @@ use super::refuse::{self, Refusal};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::ledger::{INBOX, LedgerError, OldAsk, REQUESTS, RequestRow, request_key};
 use crate::protocol::error::{Code, WireError};
-use crate::protocol::reply::Reply;
+use crate::protocol::reply::{Message, Reply};
 use crate::protocol::request::Request;
 use crate::protocol::{DIALECT, MAX_REQUEST};
 use crate::relay::Incoming;
@@ -220,8 +220,8 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
             return done(&ctx, &message, Some(id)).await;
         }
     }
-    let hash = hex::encode(Sha256::digest(message.body.as_bytes()));
-    match known(&ctx, &message, id, hash, None).await? {
+    let ready = ready(&ctx, &message, id).await?;
+    match known(&ctx, &message, id, None, ready).await? {
         Known::Answered => Ok(()),
         Known::OtherBody => {
             let refusal = WireError::new(
@@ -234,6 +234,33 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         Known::Pending => done(&ctx, &message, Some(id)).await,
         Known::New => handle(&ctx, &message, id).await,
     }
+}
+
+/// The answer to a request that only asks and is not known yet: nothing has to
+/// be written down before it is made, so that its row, its answer and the message
+/// to send are one commit.
+async fn ready(
+    ctx: &Arc<Ctx>,
+    message: &Incoming,
+    id: RequestId,
+) -> Result<Option<Reply>, LedgerError> {
+    let Ok(request) = serde_json::from_str::<Request>(&message.body) else {
+        return Ok(None);
+    };
+    let key = request_key(&message.sender, id);
+    if !request.ask.only_asks() || ctx.ledger().read(|r| r.get(&REQUESTS, &key))?.is_some() {
+        return Ok(None);
+    }
+    Ok(match attempt(ctx, message, &request).await {
+        Ok(Handled::Answer(answer)) => Some(Reply::result(id, *answer)),
+        Ok(Handled::Later(_)) => None,
+        Err(refusal) => Some(refused(message, id, refusal)),
+    })
+}
+
+fn refused(message: &Incoming, id: RequestId, refusal: Refusal) -> Reply {
+    tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
+    Reply::error(id, refusal)
 }
 
 /// Whether the request is answered or under way.
@@ -285,7 +312,7 @@ pub(super) fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), R
 pub(super) enum Known {
     /// Nothing: it is written down now.
     New,
-    /// It is answered, and the answer is in the outbox again.
+    /// It is answered, and the answer is in the outbox, maybe again.
     Answered,
     /// It is under way; its lease's task will answer.
     Pending,
@@ -297,9 +324,10 @@ pub(super) async fn known(
     ctx: &Ctx,
     message: &Incoming,
     id: RequestId,
-    body_hash: String,
     paygress: Option<OldAsk>,
+    ready: Option<Reply>,
 ) -> Result<Known, LedgerError> {
+    let body_hash = hex::encode(Sha256::digest(message.body.as_bytes()));
     let (message, now, keep) = (message.clone(), ctx.now(), ctx.settings().timing.answer);
     let found = ctx
         .ledger()
@@ -319,8 +347,14 @@ pub(super) async fn known(
                     pending: None,
                     paygress,
                 };
-                tx.put(&REQUESTS, &key, &row)?;
-                return Ok(Known::New);
+                let Some(reply) = ready else {
+                    tx.put(&REQUESTS, &key, &row)?;
+                    return Ok(Known::New);
+                };
+                answers::mark_done(tx, &message, Some(id))?;
+                let text = answers::encode(&Message::Reply(reply))?;
+                answers::store(tx, row, text, now, now.plus(keep))?;
+                return Ok(Known::Answered);
             };
             if row.body_hash != body_hash {
                 return Ok(Known::OtherBody);
@@ -365,10 +399,7 @@ async fn handle(ctx: &Arc<Ctx>, message: &Incoming, id: RequestId) -> Result<(),
         Ok(Handled::Answer(answer)) => {
             answers::answer(ctx, message, Reply::result(id, *answer)).await
         }
-        Err(refusal) => {
-            tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
-            answers::answer(ctx, message, Reply::error(id, refusal)).await
-        }
+        Err(refusal) => answers::answer(ctx, message, refused(message, id, refusal)).await,
     }
 }
 
@@ -423,5 +454,9 @@ async fn after_panic(ctx: &Ctx, message: &Incoming) -> Result<(), LedgerError> {
         "the provider failed at this request",
         "try again with a new request id; the token is still yours",
     );
-    answers::answer(ctx, message, Reply::error(id, refusal)).await
+    let reply = Reply::error(id, refusal);
+    match known(ctx, message, id, None, Some(reply.clone())).await? {
+        Known::New => answers::answer(ctx, message, reply).await,
+        Known::Answered | Known::Pending | Known::OtherBody => done(ctx, message, Some(id)).await,
+    }
 }

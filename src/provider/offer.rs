@@ -1,6 +1,6 @@
 //! What is published: from the settings and what the host can do.
 
-use super::ctx::{Ctx, active, open_leases, promised};
+use super::ctx::{Ctx, active, promised};
 use super::handlers::mint_terms;
 use super::settings::Settings;
 use crate::compute::{Capabilities, Enforced};
@@ -153,9 +153,8 @@ const MIB_PER_GB: u32 = 1024;
 /// # Errors
 /// The ledger cannot be read.
 pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
-    let (leases, completed) = ctx
-        .ledger()
-        .read(|reader| Ok((open_leases(reader)?, reader.count(&ENDED)?)))?;
+    let leases = ctx.ledger().held();
+    let completed = ctx.ledger().read(|reader| reader.count(&ENDED))?;
     let access = &ctx.parts.access;
     let facts = OfferFacts {
         provider: ctx.parts.me,
@@ -170,14 +169,11 @@ pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
 }
 
 /// The heartbeat as of now.
-///
-/// # Errors
-/// The ledger cannot be read.
-pub fn heartbeat(ctx: &Ctx) -> Result<Heartbeat, LedgerError> {
-    let leases = ctx.ledger().read(open_leases)?;
+pub fn heartbeat(ctx: &Ctx) -> Heartbeat {
+    let leases = ctx.ledger().held();
     let (taken, _) = promised(&leases);
     let free = ctx.settings().capacity.total.saturating_sub(taken);
-    Ok(Heartbeat {
+    Heartbeat {
         provider_npub: ctx.parts.me,
         timestamp: ctx.now(),
         active_workloads: active(&leases),
@@ -187,5 +183,5 @@ pub fn heartbeat(ctx: &Ctx) -> Result<Heartbeat, LedgerError> {
             storage_gb_available: (free.disk_mib / MIB_PER_GB).into(),
         },
         version: kinds::SCHEMA,
-    })
+    }
 }

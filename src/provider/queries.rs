@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::control::{BalanceView, LeaseView, MoneyView, Queries, RelayView, StatusView};
-use super::ctx::{Ctx, open_leases, promised};
+use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
 use crate::core::lease::Lease;
@@ -71,8 +71,7 @@ impl Queries for ProviderQueries {
     }
 
     async fn status(&self) -> Result<StatusView, String> {
-        let open = self.ctx.ledger().read(open_leases);
-        let (_, leases) = promised(&open.map_err(|error| error.to_string())?);
+        let (_, leases) = promised(&self.ctx.ledger().held());
         let relays = self.relays.status().into_iter().map(|relay| RelayView {
             connected: relay.connected,
             url: relay.url,

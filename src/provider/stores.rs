@@ -1,5 +1,6 @@
 //! The ledger as the inbox and the outbox see it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -113,15 +114,26 @@ impl InboxStore for Stores {
 
 #[async_trait]
 impl OutboxStore for Stores {
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
-        let rows = self
-            .0
-            .ledger()
-            .read(|reader| reader.all(&OUTBOX))
-            .map_err(failed)?;
-        let mut due: Vec<_> = rows
-            .into_iter()
-            .filter(|(_, row)| row.next_attempt <= now)
+    async fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        in_work: &HashSet<String>,
+    ) -> Result<Vec<Outgoing>, StoreError> {
+        let ledger = self.0.ledger();
+        let keys = ledger.due(now, limit, |key, relays| {
+            in_work.contains(&attempt_id(key, relays))
+        });
+        let rows = ledger.read(|reader| {
+            let rows = keys.into_iter().map(|key| {
+                let row = reader.get(&OUTBOX, &key)?;
+                Ok(row.map(|row: OutboxRow| (key, row)))
+            });
+            rows.collect::<Result<Vec<_>, LedgerError>>()
+        });
+        // One that was confirmed this moment is not there any more.
+        let due = rows.map_err(failed)?.into_iter().flatten();
+        Ok(due
             .map(|(key, row)| Outgoing {
                 id: attempt_id(&key, row.relays.len()),
                 channel: row.channel,
@@ -133,15 +145,11 @@ impl OutboxStore for Stores {
                 attempts: row.attempts,
                 next_attempt: row.next_attempt,
             })
-            .collect();
-        due.sort_by_key(|message| (message.next_attempt, message.written_at));
-        due.truncate(limit);
-        Ok(due)
+            .collect())
     }
 
     async fn next_due(&self) -> Option<Timestamp> {
-        let rows = self.0.ledger().read(|reader| reader.all(&OUTBOX)).ok()?;
-        rows.into_iter().map(|(_, row)| row.next_attempt).min()
+        self.0.ledger().next_due()
     }
 
     async fn confirmed(&self, id: &str, _relay: &str, _at: Timestamp) -> Result<(), StoreError> {

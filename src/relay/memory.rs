@@ -140,9 +140,14 @@ impl MemoryOutbox {
 
 #[async_trait]
 impl OutboxStore for MemoryOutbox {
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+    async fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        in_work: &HashSet<String>,
+    ) -> Result<Vec<Outgoing>, StoreError> {
         let mut due = self.waiting();
-        due.retain(|message| message.next_attempt <= now);
+        due.retain(|message| message.next_attempt <= now && !in_work.contains(&message.id));
         due.sort_by_key(|message| (message.next_attempt, message.written_at));
         due.truncate(limit);
         Ok(due)

@@ -28,6 +28,8 @@ pub mod wrap;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -163,8 +165,14 @@ impl std::fmt::Debug for Outgoing {
 /// Where messages wait until a relay has confirmed them.
 #[async_trait]
 pub trait OutboxStore: Send + Sync {
-    /// Messages that are due at `now`, oldest first, at most `limit`.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Outgoing>, StoreError>;
+    /// Messages that are due at `now`, oldest first, at most `limit`, but for
+    /// those in work (by [`Outgoing::id`]).
+    async fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        in_work: &HashSet<String>,
+    ) -> Result<Vec<Outgoing>, StoreError>;
 
     /// When the next message is due, if any waits.
     async fn next_due(&self) -> Option<Timestamp>;

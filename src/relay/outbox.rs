@@ -1,6 +1,6 @@
 //! Messages from us.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -141,9 +141,29 @@ struct Sender {
     lists: Mutex<HashMap<PublicKey, (Vec<String>, Instant)>>,
 }
 
+/// Attempts that run, and the messages that they are about.
+#[derive(Default)]
+struct Active {
+    tasks: HashMap<tokio::task::Id, String>,
+    ids: HashSet<String>,
+}
+
+impl Active {
+    fn begin(&mut self, task: tokio::task::Id, id: String) {
+        self.ids.insert(id.clone());
+        self.tasks.insert(task, id);
+    }
+
+    fn end(&mut self, task: tokio::task::Id) {
+        if let Some(id) = self.tasks.remove(&task) {
+            self.ids.remove(&id);
+        }
+    }
+}
+
 /// Starts an attempt for each message that is due and has none running.
 async fn run(sender: Arc<Sender>, nudge: Arc<Notify>) {
-    let mut active: HashMap<tokio::task::Id, String> = HashMap::new();
+    let mut active = Active::default();
     let mut running = JoinSet::new();
     loop {
         let wait = start_due(&sender, &mut active, &mut running).await;
@@ -154,7 +174,7 @@ async fn run(sender: Arc<Sender>, nudge: Arc<Notify>) {
                     Ok((id, ())) => id,
                     Err(error) => error.id(),
                 };
-                active.remove(&id);
+                active.end(id);
             }
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
         }
@@ -164,16 +184,17 @@ async fn run(sender: Arc<Sender>, nudge: Arc<Notify>) {
 /// Returns when to look again, where nothing else tells.
 async fn start_due(
     sender: &Arc<Sender>,
-    active: &mut HashMap<tokio::task::Id, String>,
+    active: &mut Active,
     running: &mut JoinSet<()>,
 ) -> Option<Duration> {
     let parallel = sender.options.parallel.max(1);
-    if active.len() >= parallel {
+    let free = parallel.saturating_sub(active.ids.len());
+    if free == 0 {
         return None;
     }
     let at = now();
-    // Those in work are still due in the store; the others come beside them.
-    let due = match sender.store.due(at, parallel + active.len()).await {
+    // Those in work are still due in the store.
+    let due = match sender.store.due(at, free, &active.ids).await {
         Ok(due) => due,
         Err(error) => {
             tracing::error!(%error, "cannot read the messages that are due");
@@ -181,15 +202,12 @@ async fn start_due(
         }
     };
     for message in due {
-        if active.len() >= parallel {
-            return None;
-        }
-        if active.values().any(|id| *id == message.id) {
-            continue;
-        }
         let (id, sender) = (message.id.clone(), sender.clone());
         let task = running.spawn(async move { sender.attempt(message).await });
-        active.insert(task.id(), id);
+        active.begin(task.id(), id);
+    }
+    if active.ids.len() >= parallel {
+        return None;
     }
     let next = sender.store.next_due().await?;
     Some(Duration::from_secs(next.secs_since(at)).max(LOOK_AGAIN))

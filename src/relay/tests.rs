@@ -361,7 +361,7 @@ async fn the_outbox_in_memory_gives_what_is_due_until_it_is_settled() {
     }
     let at = WRITTEN.plus_secs(10);
     let due = async |limit| -> Vec<String> {
-        let due = store.due(at, limit).await.unwrap();
+        let due = store.due(at, limit, &Default::default()).await.unwrap();
         due.into_iter().map(|m| m.id).collect()
     };
     assert_eq!(due(9).await, ["now", "soon"]);

@@ -504,7 +504,11 @@ async fn an_answer_asked_for_by_another_relay_while_it_is_sent_is_sent_there_too
     shop.spawn(key(1), 100).await;
     let store = Stores::new(std::sync::Arc::clone(shop.ctx()));
     let now = shop.ctx().now();
-    let sending = store.due(now, 10).await.unwrap().remove(0);
+    let sending = store
+        .due(now, 10, &Default::default())
+        .await
+        .unwrap()
+        .remove(0);
     let waiting = || shop.ctx().ledger().read(|r| r.all(&OUTBOX)).unwrap();
     let (name, mut row) = waiting().remove(0);
     row.relays.push("ws://other.test".to_owned());
@@ -518,7 +522,11 @@ async fn an_answer_asked_for_by_another_relay_while_it_is_sent_is_sent_there_too
         .await
         .unwrap();
     assert_eq!(waiting().len(), 1, "the new one is still to be sent");
-    let again = store.due(now, 10).await.unwrap().remove(0);
+    let again = store
+        .due(now, 10, &Default::default())
+        .await
+        .unwrap()
+        .remove(0);
     store
         .confirmed(&again.id, "ws://other.test", now)
         .await

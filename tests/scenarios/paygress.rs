@@ -2,7 +2,7 @@
 //! and what became of the money. Written from what such clients do, which is
 //! little: they take the first message for the answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use satlet::compute::BackendError;
@@ -716,7 +716,7 @@ async fn an_answer_that_no_relay_takes_ends_the_lease_and_pays_back() {
     alice.buy(100).await;
     let stores = Stores::new(shop.ctx().clone());
     let waiting = stores
-        .due(Timestamp::from_secs(u64::MAX), 10)
+        .due(Timestamp::from_secs(u64::MAX), 10, &HashSet::new())
         .await
         .unwrap();
     stores

@@ -107,7 +107,11 @@ where
             })
         })
         .await;
-    done.map_err(|error| told.try_recv().unwrap_or_else(|_| refuse::internal(&error)))
+    done.map_err(|error| match error {
+        // Another error: the ledger as it was when we refused is not on disk.
+        LedgerError::Rule(_) => told.try_recv().unwrap_or_else(|_| refuse::internal(&error)),
+        _ => refuse::internal(&error),
+    })
 }
 
 /// Notes in the request's row which lease and payment it is about.

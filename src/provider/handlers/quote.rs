@@ -6,10 +6,11 @@ use super::Handled;
 use crate::compute::Image;
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::pricing::{PriceError, Tier, price};
+use crate::ledger::Held;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer};
 use crate::protocol::request::Quote;
-use crate::provider::ctx::{Ctx, open_leases, promised};
+use crate::provider::ctx::{Ctx, holds, promised};
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate;
 use crate::wallet::{MintUrl, Unit};
@@ -29,11 +30,7 @@ pub(super) async fn handle(
     let cost = price(seconds, tier.rate_msat_per_s).ok_or_else(too_large)?;
     tier.sell(cost)
         .map_err(|error| refuse::price(error, crate::core::money::Msat::ZERO))?;
-    let leases = ctx
-        .ledger()
-        .read(open_leases)
-        .map_err(|e| refuse::internal(&e))?;
-    room(ctx, &leases, owner, tier)?;
+    room(ctx, &ctx.ledger().held(), owner, tier)?;
     let can = ctx.parts.backend.capabilities();
     Ok(Handled::from(Answer::Quote(QuoteAnswer {
         quote_id: id,
@@ -68,7 +65,7 @@ fn too_large() -> Refusal {
 /// Whether one more lease of `tier` fits for `owner`.
 pub(super) fn room(
     ctx: &Ctx,
-    leases: &[(String, crate::core::lease::Lease)],
+    leases: &[Held],
     owner: PublicKey,
     tier: &Tier,
 ) -> Result<(), Refusal> {
@@ -83,7 +80,7 @@ pub(super) fn room(
     }
     let own = leases
         .iter()
-        .filter(|(_, l)| l.owner == owner && !l.has_ended())
+        .filter(|held| held.owner == owner && holds(held))
         .count();
     if own >= settings.requests.leases_per_key as usize {
         return Err(WireError::new(

@@ -90,7 +90,7 @@ where
     let name = lease.id.clone();
     let shared = Arc::clone(ctx);
     commit(ctx, move |tx| {
-        let leases = tx.all(&LEASES)?;
+        let leases = shared.ledger().held_in(tx)?;
         room(&shared, &leases, owner, &lease.tier)?;
         claim_proofs(tx, &payment)?;
         link(tx, &payment)?;

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::answers;
@@ -94,8 +93,7 @@ pub(super) async fn handle(
         let reply = errors::reply(&refusal);
         return answers::unstored_text(ctx, message, &ask, &Reply::Error(reply)).await;
     }
-    let hash = hex::encode(Sha256::digest(message.body.as_bytes()));
-    match dispatch::known(ctx, message, id, hash, Some(ask.clone())).await? {
+    match dispatch::known(ctx, message, id, Some(ask.clone()), None).await? {
         Known::New => attempt(ctx, message, id, &ask, request).await,
         Known::Answered => Ok(()),
         Known::Pending | Known::OtherBody => dispatch::done(ctx, message, Some(id)).await,

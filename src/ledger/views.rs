@@ -1,0 +1,162 @@
+//! What is asked all the time, kept in memory beside the file: which messages are
+//! due, and what leases that are not over hold. Made from the tables when the
+//! ledger is opened and brought up to date with each commit, so that nobody reads
+//! a whole table for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::rows::{LEASES, OUTBOX, OutboxRow};
+use super::table::{Reader, Rows, Tx};
+use super::{LedgerError, Table};
+use crate::core::capacity::Resources;
+use crate::core::ids::PublicKey;
+use crate::core::lease::{Lease, Phase};
+use crate::core::time::Timestamp;
+
+/// What one lease that is not over holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whose it is.
+    pub owner: PublicKey,
+    /// What it was sold.
+    pub resources: Resources,
+    /// Where it stands.
+    pub phase: Phase,
+}
+
+impl Held {
+    fn of(lease: &Lease) -> Self {
+        Self {
+            owner: lease.owner,
+            resources: lease.tier.resources,
+            phase: lease.phase,
+        }
+    }
+}
+
+/// When a message is due, and in which order.
+type Place = (Timestamp, Timestamp, String);
+
+/// Messages in the order in which they are due.
+#[derive(Default)]
+struct Due {
+    order: BTreeSet<Place>,
+    /// By key: its place, and how many relays it names.
+    rows: BTreeMap<String, (Timestamp, Timestamp, usize)>,
+}
+
+impl Due {
+    fn put(&mut self, key: &str, row: &OutboxRow) {
+        self.remove(key);
+        let (next, written) = (row.next_attempt, row.written_at);
+        self.order.insert((next, written, key.to_owned()));
+        let row = (next, written, row.relays.len());
+        self.rows.insert(key.to_owned(), row);
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some((key, (next, written, _))) = self.rows.remove_entry(key) {
+            self.order.remove(&(next, written, key));
+        }
+    }
+}
+
+/// The views.
+#[derive(Default)]
+pub(super) struct Views {
+    due: Due,
+    held: BTreeMap<String, Held>,
+}
+
+impl Views {
+    /// The views of what is on disk. A row that cannot be read is named in the
+    /// log and left out: what it is about waits for somebody to mend it, and all
+    /// else goes on.
+    pub(super) fn load(reader: &Reader) -> Result<Self, LedgerError> {
+        let mut views = Self::default();
+        reader.each(&OUTBOX, "", |key, row| {
+            match row {
+                Ok(row) => views.due.put(key, &row),
+                Err(error) => tracing::error!(%key, %error, "left out"),
+            }
+            Ok(true)
+        })?;
+        reader.each(&LEASES, "", |key, row| {
+            match row {
+                Ok(lease) => drop(views.held.insert(key.to_owned(), Held::of(&lease))),
+                Err(error) => tracing::error!(lease = %key, %error, "left out"),
+            }
+            Ok(true)
+        })?;
+        Ok(views)
+    }
+
+    /// Brings them up to date with what was committed.
+    pub(super) fn apply(&mut self, rows: &Rows) {
+        each(rows, &OUTBOX, |key, row| match row {
+            Some(row) => self.due.put(key, &row),
+            None => self.due.remove(key),
+        });
+        each(rows, &LEASES, |key, lease| match lease {
+            Some(lease) => drop(self.held.insert(key.to_owned(), Held::of(&lease))),
+            None => drop(self.held.remove(key)),
+        });
+    }
+
+    /// Up to `limit` messages that are due at `now`, by key, first those that
+    /// have waited longest. `skip` is asked with a key and how many relays that
+    /// message names.
+    pub(super) fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        skip: impl Fn(&str, usize) -> bool,
+    ) -> Vec<String> {
+        let due = self.due.order.iter().take_while(|(next, ..)| *next <= now);
+        due.map(|(.., key)| key)
+            .filter(|key| {
+                let relays = self.due.rows.get(*key).map_or(0, |(.., relays)| *relays);
+                !skip(key, relays)
+            })
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.due.order.first().map(|(next, ..)| *next)
+    }
+
+    pub(super) fn held(&self) -> Vec<Held> {
+        self.held.values().copied().collect()
+    }
+
+    /// What leases hold as a change sees it.
+    pub(super) fn held_in(&self, tx: &Tx<'_>) -> Result<Vec<Held>, LedgerError> {
+        let made = tx.made(&LEASES)?;
+        let changed: HashSet<&str> = made.iter().map(|(key, _)| key.as_str()).collect();
+        let rest = self
+            .held
+            .iter()
+            .filter(|(key, _)| !changed.contains(key.as_str()));
+        let mut held: Vec<Held> = rest.map(|(_, held)| *held).collect();
+        // A key that is there twice counts as it was made last.
+        let last: BTreeMap<_, _> = made.iter().map(|(key, row)| (key, row)).collect();
+        held.extend(last.into_values().flatten().map(Held::of));
+        Ok(held)
+    }
+}
+
+fn each<V: serde::Serialize + serde::de::DeserializeOwned>(
+    rows: &Rows,
+    table: &Table<V>,
+    mut change: impl FnMut(&str, Option<V>),
+) {
+    for (key, row) in rows.of(table) {
+        match row.map(|row| table.decode(row)).transpose() {
+            Ok(row) => change(key, row),
+            // We wrote it a moment ago.
+            Err(error) => tracing::error!(%key, %error, "left out"),
+        }
+    }
+}
