@@ -6,6 +6,7 @@ mod demo;
 mod gateway;
 mod images;
 mod isolation;
+mod network;
 mod programs;
 mod sandbox;
 mod ssh_client;

@@ -5,6 +5,7 @@ pub mod local_gateway;
 pub mod oci;
 pub mod openssh;
 pub mod proxy;
+pub mod servers;
 pub mod shop;
 pub mod world;
 
