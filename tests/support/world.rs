@@ -473,6 +473,11 @@ impl Daemon {
         Self { dir, child: None }
     }
 
+    /// Where its configuration, keys and log are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_satletd"));
         command
@@ -656,6 +661,12 @@ impl Person {
         let output = self.run_with(&args, input).await;
         assert!(output.status.success(), "satlet {args:?}: {output:?}");
         one_document(&output)
+    }
+
+    /// A token of so many sat.
+    pub(crate) async fn token(&self, sat: u64) -> String {
+        let sent = self.json(&["wallet", "send", &sat.to_string()]).await;
+        sent["token"].as_str().unwrap().to_owned()
     }
 
     /// What is in the wallet, in msat.
