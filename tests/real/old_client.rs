@@ -2,16 +2,22 @@
 //! in use does, traps included: what a provider has to live with.
 
 use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nostr_sdk::nips::nip04;
 use nostr_sdk::{
     Client, Event, EventBuilder, Filter, Keys, Kind, RelayPoolNotification, Tag, Timestamp,
 };
+use russh::keys::PrivateKey;
+use russh::keys::ssh_key::private::Ed25519Keypair;
+use russh::server::{Auth, ChannelOpenHandle, Msg, Session};
+use russh::{Channel, ChannelId};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::support::clients::Clients;
+use crate::support::openssh::{by_password, missing, out};
 use crate::support::world::{LONG, World, one_document, until};
 
 /// A provider that answers each request of the dialect in use with the same
@@ -188,4 +194,72 @@ async fn it_takes_the_first_reply_that_has_not_expired() {
     // What the provider does not sell is not even asked for.
     let refused = [relay, "spawn", "oldgreyheron", &token, "huge"];
     one_json(&clients.paygress(&secret, &refused).await, 1);
+}
+
+/// An SSH server that one password opens, and that answers every command.
+struct OnePassword;
+
+impl russh::server::Handler for OnePassword {
+    type Error = russh::Error;
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
+        match (user, password) {
+            ("root", "pass word$") => Ok(Auth::Accept),
+            _ => Ok(Auth::reject()),
+        }
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        _channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)?;
+        session.data(channel, data.to_vec())?;
+        session.exit_status_request(channel, 3)?;
+        session.close(channel)
+    }
+}
+
+/// Stock ssh logs in with the password of a reply, and with no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_ssh_logs_in_with_a_password() {
+    if let Some(tool) = missing(&["ssh"]) {
+        skip!("{tool} (OpenSSH client) is not installed");
+    }
+    let key = PrivateKey::from(Ed25519Keypair::from_seed(&rand::random()));
+    let config = Arc::new(russh::server::Config {
+        keys: vec![key],
+        auth_rejection_time: Duration::ZERO,
+        ..Default::default()
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u64::from(listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let running = russh::server::run_stream(config.clone(), stream, OnePassword);
+            tokio::spawn(async move { running.await?.await });
+        }
+    });
+    let login =
+        async |password: &str| by_password("127.0.0.1", port, "root", password, "a line").await;
+    let ran = login("pass word$").await;
+    assert_eq!(
+        (ran.status.code(), out(&ran).as_str()),
+        (Some(3), "a line"),
+        "{ran:?}"
+    );
+    let refused = login("another").await;
+    assert_eq!(refused.status.code(), Some(255), "{refused:?}");
 }

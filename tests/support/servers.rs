@@ -340,3 +340,37 @@ impl Docker {
         told.map(|_| ()).map_err(|why| why.to_string())
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_stand_side_by_side_and_go_with_their_owners() {
+    let program = match NostrRsRelay::program() {
+        Ok(program) => program,
+        Err(why) => return super::record_skip(&super::test_name(), &why),
+    };
+    let one = NostrRsRelay::start(program.clone()).await;
+    let other = NostrRsRelay::start(program).await;
+    assert_ne!(one.url(), other.url());
+    let addr = one.0.addr();
+    let dir = one.0.dir.path().to_owned();
+    drop(one);
+    assert!(TcpStream::connect(addr).is_err(), "nobody is there");
+    assert!(!dir.exists(), "its files are gone");
+    assert!(TcpStream::connect(other.0.addr()).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_start_is_shown_with_what_it_said() {
+    let kind = Kind {
+        program: "sh".into(),
+        prepare: |command, _, _, _| {
+            command.args(["-c", "echo no such luck >&2"]);
+        },
+        path: "/",
+        accept: "*/*",
+    };
+    if missing(&["setpriv"]).is_some() {
+        return super::record_skip(&super::test_name(), "setpriv is not installed");
+    }
+    let said = Server::attempt(&kind).err();
+    assert_eq!(said.as_deref(), Some("no such luck\n"));
+}
