@@ -1,5 +1,6 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
+mod clients;
 mod conformance_sandbox;
 mod daemon;
 mod demo;
@@ -7,6 +8,8 @@ mod gateway;
 mod images;
 mod isolation;
 mod paygress;
+mod network;
+mod old_client;
 mod programs;
 mod sandbox;
 mod ssh_client;

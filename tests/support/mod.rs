@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub mod elder;
+pub mod clients;
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;
@@ -8,6 +9,7 @@ pub mod old_client;
 pub mod openssh;
 pub mod password_host;
 pub mod proxy;
+pub mod servers;
 pub mod shop;
 pub mod world;
 

@@ -174,6 +174,11 @@ impl OciImage {
         digest
     }
 
+    /// Its files alone, as a tarball.
+    pub(crate) fn into_tar(self) -> Vec<u8> {
+        self.layer.into_inner().unwrap()
+    }
+
     fn files(self) -> (Vec<(PathBuf, Vec<u8>)>, String) {
         let tar = self.layer.into_inner().unwrap();
         let diff = digest(&tar);

@@ -95,3 +95,44 @@ pub(crate) async fn finish(mut command: Command) -> Output {
 pub(crate) fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Runs a line as who logs in with a password, where no host key was published.
+pub(crate) async fn by_password(
+    host: &str,
+    port: u64,
+    user: &str,
+    password: &str,
+    line: &str,
+) -> Output {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    // ssh asks this program instead of a terminal.
+    let asked = dir.path().join("askpass");
+    std::fs::write(&asked, "#!/bin/sh\nprintf '%s\\n' \"$PASSWORD\"\n").unwrap();
+    std::fs::set_permissions(&asked, PermissionsExt::from_mode(0o700)).unwrap();
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "/dev/null"]);
+    for option in [
+        format!("UserKnownHostsFile={}", dir.path().join("known").display()),
+        "GlobalKnownHostsFile=/dev/null".to_owned(),
+        "StrictHostKeyChecking=accept-new".to_owned(),
+        "PreferredAuthentications=password,keyboard-interactive".to_owned(),
+        "PubkeyAuthentication=no".to_owned(),
+        "NumberOfPasswordPrompts=1".to_owned(),
+        "IdentityAgent=none".to_owned(),
+        "LogLevel=ERROR".to_owned(),
+        format!("Port={port}"),
+    ] {
+        ssh.args(["-o".to_owned(), option]);
+    }
+    ssh.arg(format!("{user}@{host}"))
+        .arg(line)
+        .env("SSH_ASKPASS", &asked)
+        .env("SSH_ASKPASS_REQUIRE", "force")
+        .env("PASSWORD", password)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    finish(ssh).await
+}

@@ -42,7 +42,29 @@ use tokio::sync::Notify;
 /// How long something may take on a machine that is busy with other tests.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
-/// What everybody shares.
+/// Where people and providers meet: the relays and the mint of a test, and a
+/// directory for their files.
+pub(crate) trait Places {
+    fn dir(&self) -> &Path;
+    fn relay_urls(&self) -> Vec<String>;
+    fn mint_url(&self) -> String;
+}
+
+impl Places for World {
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn relay_urls(&self) -> Vec<String> {
+        self.urls()
+    }
+
+    fn mint_url(&self) -> String {
+        self.mint.url().0
+    }
+}
+
+/// What everybody shares: all of it in this process.
 pub(crate) struct World {
     pub(crate) dir: TempDir,
     pub(crate) relays: Vec<TestRelay>,
@@ -416,8 +438,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Writes its configuration and keys into a folder of the world.
-    pub(crate) fn build(world: &World, change: impl FnOnce(&mut Value)) -> Self {
-        let dir = world.dir.path().join("satletd");
+    pub(crate) fn build(world: &impl Places, change: impl FnOnce(&mut Value)) -> Self {
+        let dir = world.dir().join("satletd");
         std::fs::create_dir(&dir).unwrap();
         let nsec = Keys::generate().secret_key().to_bech32().unwrap();
         private(&dir.join("nsec"), &nsec);
@@ -431,8 +453,8 @@ impl Daemon {
             "data_dir": "data",
             "identity": { "nsec_file": "nsec" },
             "wallet": { "mnemonic_file": "mnemonic" },
-            "relays": world.urls(),
-            "mints": [{ "url": world.mint.url().0, "requests_per_minute": 6000 }],
+            "relays": world.relay_urls(),
+            "mints": [{ "url": world.mint_url(), "requests_per_minute": 6000 }],
             "tiers": [{
                 "id": "small", "cpu_millicores": 250, "memory": "128MiB", "disk": "64MiB",
                 "pids": 64, "msat_per_second": 100, "min": "10s", "max": "1d",
@@ -449,6 +471,11 @@ impl Daemon {
         change(&mut config);
         std::fs::write(dir.join("provider.json"), config.to_string()).unwrap();
         Self { dir, child: None }
+    }
+
+    /// Where its configuration, keys and log are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -586,15 +613,15 @@ pub(crate) struct Person {
 
 impl Person {
     /// Somebody who knows the world's relays and mint, and has so many sat.
-    pub(crate) async fn new(world: &World, name: &str, sat: u64) -> Self {
+    pub(crate) async fn new(world: &impl Places, name: &str, sat: u64) -> Self {
         let person = Self {
-            home: world.dir.path().join(name),
+            home: world.dir().join(name),
         };
         home::Home::open(&person.home)
             .unwrap()
             .save_settings(&home::Settings {
-                relays: world.urls(),
-                mints: vec![world.mint.url().0],
+                relays: world.relay_urls(),
+                mints: vec![world.mint_url()],
                 ..home::Settings::default()
             })
             .unwrap();
@@ -642,6 +669,12 @@ impl Person {
         let output = self.run_with(&args, input).await;
         assert!(output.status.success(), "satlet {args:?}: {output:?}");
         one_document(&output)
+    }
+
+    /// A token of so many sat.
+    pub(crate) async fn token(&self, sat: u64) -> String {
+        let sent = self.json(&["wallet", "send", &sat.to_string()]).await;
+        sent["token"].as_str().unwrap().to_owned()
     }
 
     /// What is in the wallet, in msat.

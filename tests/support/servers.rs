@@ -1,0 +1,376 @@
+//! Servers that nobody here wrote, started for a test: the relay
+//! `nostr-rs-relay` and the mint Nutshell, each in a directory of its own on a
+//! loopback port that was free.
+//!
+//! Environment variables name the programs; `.ci/run` sets them.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::oci::OciImage;
+use super::openssh::missing;
+use super::world::{LONG, Places};
+
+/// Another program may take a port between its choice and its use.
+const ATTEMPTS: usize = 5;
+
+/// A program of a test. It ends when this is dropped, and with this process.
+pub(crate) struct Server {
+    dir: TempDir,
+    port: u16,
+    end: Option<mpsc::Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// How a program is started and recognised.
+struct Kind {
+    program: PathBuf,
+    /// Gives it its arguments, environment and files in this directory.
+    prepare: fn(&mut Command, &Path, u16, &str),
+    /// What to ask for over HTTP, and in which form.
+    path: &'static str,
+    accept: &'static str,
+}
+
+impl Server {
+    /// Starts it and waits until it answers.
+    async fn start(kind: Kind) -> Self {
+        tokio::task::spawn_blocking(move || Self::start_blocking(&kind))
+            .await
+            .unwrap()
+    }
+
+    fn start_blocking(kind: &Kind) -> Self {
+        let mut why = String::new();
+        for _ in 0..ATTEMPTS {
+            match Self::attempt(kind) {
+                Ok(server) => return server,
+                Err(log) => why = log,
+            }
+        }
+        panic!("{} does not start:\n{why}", kind.program.display());
+    }
+
+    /// Starts it once; if it ends by itself, gives what it printed.
+    fn attempt(kind: &Kind) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let port = {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            free.local_addr().unwrap().port()
+        };
+        let name = format!("satlet-{:032x}", rand::random::<u128>());
+        // Not a child of this thread, which may end before the test does: the
+        // program is told to end with the thread that started it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.arg(&kind.program);
+        (kind.prepare)(&mut command, dir.path(), port, &name);
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        command
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let (end, told) = mpsc::channel();
+        let (ended, over) = mpsc::channel();
+        let keeper = std::thread::spawn(move || keep(&mut command, &told, &ended));
+        let server = Self {
+            dir,
+            port,
+            end: Some(end),
+            keeper: Some(keeper),
+        };
+        let deadline = Instant::now() + LONG;
+        loop {
+            // Its name tells it from whoever else may have taken the port.
+            if get(server.addr(), kind.path, kind.accept).is_ok_and(|said| said.contains(&name)) {
+                return Ok(server);
+            }
+            match over.recv_timeout(Duration::from_millis(50)) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                _ => return Err(server.log()),
+            }
+            assert!(Instant::now() < deadline, "no answer:\n{}", server.log());
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// What it printed.
+    pub(crate) fn log(&self) -> String {
+        let bytes = std::fs::read(self.dir.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Runs it until it ends or `told` says so or hangs up; then it is gone.
+fn keep(command: &mut Command, told: &mpsc::Receiver<()>, ended: &mpsc::Sender<()>) {
+    let mut child: Child = command.spawn().unwrap();
+    while matches!(child.try_wait(), Ok(None)) {
+        match told.recv_timeout(Duration::from_millis(100)) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            _ => break,
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    let _ = ended.send(());
+}
+
+impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "shown where the test fails")]
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
+        if std::thread::panicking() {
+            eprintln!("the server at {} said:\n{}", self.addr(), self.log());
+        }
+    }
+}
+
+/// The body that this address gives for a path, in this form.
+fn get(addr: SocketAddr, path: &str, accept: &str) -> std::io::Result<String> {
+    let patience = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    let head = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body)?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// The program that this variable names, else the one in `PATH`; or why there
+/// is none.
+fn program(variable: &str, name: &str) -> Result<PathBuf, String> {
+    if let Some(tool) = missing(&["setpriv"]) {
+        return Err(format!("{tool} (util-linux) is not installed"));
+    }
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(format!("${variable} names no file")),
+        };
+    }
+    match missing(&[name]) {
+        None => Ok(PathBuf::from(name)),
+        Some(_) => Err(format!("there is no {name}, and ${variable} names none")),
+    }
+}
+
+/// `nostr-rs-relay`, empty.
+pub(crate) struct NostrRsRelay(Server);
+
+impl NostrRsRelay {
+    /// The program, or why it cannot be had.
+    pub(crate) fn program() -> Result<PathBuf, String> {
+        program("SATLET_TEST_NOSTR_RELAY", "nostr-rs-relay")
+    }
+
+    /// Starts one with its defaults.
+    pub(crate) async fn start(program: PathBuf) -> Self {
+        let kind = Kind {
+            program,
+            prepare: Self::prepare,
+            path: "/",
+            accept: "application/nostr+json",
+        };
+        Self(Server::start(kind).await)
+    }
+
+    fn prepare(command: &mut Command, dir: &Path, port: u16, name: &str) {
+        let config = format!(
+            "[info]\nrelay_url = \"ws://127.0.0.1:{port}/\"\nname = \"{name}\"\n\
+             [database]\ndata_directory = \"{}\"\n\
+             [network]\naddress = \"127.0.0.1\"\nport = {port}\n\
+             [limits]\n[authorization]\n",
+            dir.display()
+        );
+        let path = dir.join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        command
+            .arg("--config")
+            .arg(path)
+            .env("RUST_LOG", "info")
+            .env_remove("RUST_BACKTRACE");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}", self.0.addr())
+    }
+}
+
+/// Nutshell over fake Lightning that pays at once, in sat, with nothing issued.
+pub(crate) struct Nutshell(Server);
+
+impl Nutshell {
+    /// Its input fee in thousandths of a sat for each proof (NUT-02).
+    pub(crate) const FEE_PPK: u64 = 100;
+
+    /// The program, or why it cannot be had.
+    pub(crate) fn program() -> Result<PathBuf, String> {
+        program("SATLET_TEST_NUTSHELL", "mint")
+    }
+
+    /// Starts one. It takes a few seconds.
+    pub(crate) async fn start(program: PathBuf) -> Self {
+        let kind = Kind {
+            program,
+            prepare: Self::prepare,
+            path: "/v1/info",
+            accept: "application/json",
+        };
+        Self(Server::start(kind).await)
+    }
+
+    fn prepare(command: &mut Command, dir: &Path, port: u16, name: &str) {
+        command
+            .env("MINT_PRIVATE_KEY", name)
+            .env("MINT_INFO_NAME", name)
+            .env("MINT_BACKEND_BOLT11_SAT", "FakeWallet")
+            .env("MINT_DATABASE", dir.join("mint"))
+            .env("MINT_LISTEN_HOST", "127.0.0.1")
+            .env("MINT_LISTEN_PORT", port.to_string())
+            .env("MINT_INPUT_FEE_PPK", Self::FEE_PPK.to_string())
+            .env("MINT_RATE_LIMIT", "FALSE")
+            .env("FAKEWALLET_BRR", "TRUE")
+            .env("FAKEWALLET_DELAY_INCOMING_PAYMENT", "0")
+            .env("FAKEWALLET_DELAY_OUTGOING_PAYMENT", "0")
+            .env("TOR", "FALSE");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.addr())
+    }
+}
+
+/// A relay and a mint that are programs of others, for one test.
+pub(crate) struct Outside {
+    dir: TempDir,
+    pub(crate) relay: NostrRsRelay,
+    pub(crate) mint: Nutshell,
+}
+
+impl Outside {
+    /// Starts both side by side; or says what is missing here.
+    pub(crate) async fn start() -> Result<Self, String> {
+        let (relay, mint) = (NostrRsRelay::program()?, Nutshell::program()?);
+        let (relay, mint) = tokio::join!(NostrRsRelay::start(relay), Nutshell::start(mint));
+        Ok(Self {
+            dir: tempfile::tempdir().unwrap(),
+            relay,
+            mint,
+        })
+    }
+}
+
+impl Places for Outside {
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn relay_urls(&self) -> Vec<String> {
+        vec![self.relay.url()]
+    }
+
+    fn mint_url(&self) -> String {
+        self.mint.url()
+    }
+}
+
+impl Outside {
+    /// A file of the test.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// A Docker engine that was started for tests.
+pub(crate) struct Docker {
+    socket: String,
+    api: bollard::Docker,
+}
+
+impl Docker {
+    /// The image that [`import_busybox`](Self::import_busybox) makes.
+    pub(crate) const BUSYBOX: &str = "satlet-test/busybox:latest";
+
+    /// The engine behind `$SATLET_TEST_DOCKER`, or why there is none.
+    pub(crate) fn find() -> Result<Self, String> {
+        let socket = std::env::var("SATLET_TEST_DOCKER")
+            .map_err(|_| "$SATLET_TEST_DOCKER names no Docker socket".to_owned())?;
+        let version = bollard::API_DEFAULT_VERSION;
+        let api = bollard::Docker::connect_with_unix(&socket, LONG.as_secs(), version);
+        let api = api.map_err(|why| format!("{socket}: {why}"))?;
+        Ok(Self { socket, api })
+    }
+
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    pub(crate) fn api(&self) -> &bollard::Docker {
+        &self.api
+    }
+
+    /// Makes [`BUSYBOX`](Self::BUSYBOX), as no registry has to be reached.
+    pub(crate) async fn import_busybox(&self) -> Result<(), String> {
+        use futures::TryStreamExt;
+        let image = OciImage::busybox().ok_or("there is no static busybox")?;
+        let options = bollard::query_parameters::CreateImageOptions {
+            from_src: Some("-".to_owned()),
+            repo: Some(Self::BUSYBOX.to_owned()),
+            ..Default::default()
+        };
+        let body = bollard::body_full(image.into_tar().into());
+        let told = self.api.create_image(Some(options), Some(body), None);
+        let told: Result<Vec<_>, _> = told.try_collect().await;
+        told.map(|_| ()).map_err(|why| why.to_string())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_stand_side_by_side_and_go_with_their_owners() {
+    let program = match NostrRsRelay::program() {
+        Ok(program) => program,
+        Err(why) => return super::record_skip(&super::test_name(), &why),
+    };
+    let one = NostrRsRelay::start(program.clone()).await;
+    let other = NostrRsRelay::start(program).await;
+    assert_ne!(one.url(), other.url());
+    let addr = one.0.addr();
+    let dir = one.0.dir.path().to_owned();
+    drop(one);
+    assert!(TcpStream::connect(addr).is_err(), "nobody is there");
+    assert!(!dir.exists(), "its files are gone");
+    assert!(TcpStream::connect(other.0.addr()).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_start_is_shown_with_what_it_said() {
+    let kind = Kind {
+        program: "sh".into(),
+        prepare: |command, _, _, _| {
+            command.args(["-c", "echo no such luck >&2"]);
+        },
+        path: "/",
+        accept: "*/*",
+    };
+    if missing(&["setpriv"]).is_some() {
+        return super::record_skip(&super::test_name(), "setpriv is not installed");
+    }
+    let said = Server::attempt(&kind).err();
+    assert_eq!(said.as_deref(), Some("no such luck\n"));
+}
