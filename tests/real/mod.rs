@@ -1,5 +1,6 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
+mod conformance_docker;
 mod conformance_sandbox;
 mod daemon;
 mod demo;

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub mod engine;
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;
