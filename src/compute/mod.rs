@@ -8,6 +8,7 @@
 
 #[cfg(any(test, feature = "demo"))]
 pub mod conformance;
+pub mod docker;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 pub mod registry;
@@ -15,6 +16,7 @@ pub mod sandbox;
 pub mod sftp_server;
 #[cfg(test)]
 mod tests;
+mod wall;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,15 +1,16 @@
 //! Tests against real parts: kernels, servers and clients that nobody here wrote.
 
 mod clients;
+mod conformance_docker;
 mod conformance_sandbox;
 mod daemon;
 mod demo;
 mod gateway;
 mod images;
 mod isolation;
-mod paygress;
 mod network;
 mod old_client;
+mod paygress;
 mod programs;
 mod sandbox;
 mod ssh_client;

@@ -1,7 +1,8 @@
 //! What several tests need.
 
-pub mod elder;
 pub mod clients;
+pub mod elder;
+pub mod engine;
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;

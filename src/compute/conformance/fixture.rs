@@ -121,6 +121,14 @@ pub trait Fixture: Send + Sync {
         0
     }
 
+    /// Whether the root inside has to be nobody outside.
+    ///
+    /// # Errors
+    /// Moot where the operator's own set-up of an engine decides that.
+    async fn root_is_mapped(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Removes all workloads, after a case.
     async fn close(&self) {
         let backend = self.backend();

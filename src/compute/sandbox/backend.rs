@@ -319,7 +319,11 @@ impl Dial for Sandbox {
         let (meta, target) = self.target(handle)?;
         let _seat = self.seats.take(&meta.labels.lease)?;
         let addresses = addresses(host, port, meta.labels.lease.as_str())?;
-        let request = Request::Dial(DialRequest { target, addresses });
+        let request = Request::Dial(DialRequest {
+            target,
+            addresses,
+            foreign: false,
+        });
         let (_, fds) = match client::call(&self.program, &request, ENTER).await? {
             answer @ (Reply::Connected, _) => answer,
             _ => return Err(wrong_answer()),
@@ -335,7 +339,11 @@ impl Dial for Sandbox {
 /// Addresses of `host` as seen from inside. Names are not looked up: that
 /// would be the host asking on a stranger's behalf, or a stranger's files
 /// telling the host where to go.
-fn addresses(host: &str, port: u16, own_name: &str) -> Result<Vec<SocketAddr>, BackendError> {
+pub(super) fn addresses(
+    host: &str,
+    port: u16,
+    own_name: &str,
+) -> Result<Vec<SocketAddr>, BackendError> {
     let local = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -21,6 +21,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid};
 
 use super::channel::Channel;
+use super::foreign::{self, Foreign};
 use super::launch::{self, DEFAULT_PATH, Program};
 use super::user::{self, User};
 use super::wire::{
@@ -43,6 +44,10 @@ pub(super) const OOM_SCORE: i32 = 300;
 pub(super) fn run(channel: &mut Channel, request: &EnterRequest) -> Result<(), Failure> {
     let what = |err: io::Error| Failure::io("exec", &err);
     let pidfd = open_target(&request.target)?;
+    let foreign = match request.foreign {
+        true => Some(Foreign::of(request.target.pid).map_err(what)?),
+        false => None,
+    };
     // While /proc is still the host's, and still ours to write.
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string()).map_err(what)?;
     let mut doors = Vec::new();
@@ -56,14 +61,18 @@ pub(super) fn run(channel: &mut Channel, request: &EnterRequest) -> Result<(), F
     }
     nix::sys::prctl::set_dumpable(false).map_err(|err| what(err.into()))?;
     launch::limit_process().map_err(what)?;
-    join(pidfd.as_fd(), all_namespaces(request.cgroup.is_some()))?;
+    let mut namespaces = all_namespaces(request.cgroup.is_some());
+    if foreign.as_ref().is_some_and(|foreign| !foreign.own_users) {
+        namespaces.remove(CloneFlags::CLONE_NEWUSER);
+    }
+    join(pidfd.as_fd(), namespaces)?;
     launch::become_root_inside().map_err(what)?;
     let stdio = Stdio::open(request.tty).map_err(what)?;
     let (failed, failed_in) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|err| what(err.into()))?;
     let child = match sys::fork().map_err(what)? {
         ForkResult::Child => {
-            let err = match become_command(request, stdio.inner, &mut doors) {
+            let err = match become_command(request, foreign.as_ref(), stdio.inner, &mut doors) {
                 Ok(err) | Err(err) => err,
             };
             let _ = File::from(failed_in).write_all(format!("{err}").as_bytes());
@@ -168,12 +177,19 @@ impl Stdio {
 /// In the child: everything up to the exec. Gives the error that stopped it.
 fn become_command(
     request: &EnterRequest,
+    foreign: Option<&Foreign>,
     stdio: Vec<OwnedFd>,
     doors: &mut [File],
 ) -> io::Result<io::Error> {
     // Until the exec it ends with the helper.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     cgroup::enter(doors)?;
+    let capabilities = foreign.map_or_else(launch::capability_bits, Foreign::capabilities);
+    if foreign.is_some() {
+        // Without a user namespace the powers are the host's: they go before
+        // anything of the tenant's is looked at.
+        sys::keep_capabilities(capabilities)?;
+    }
     nix::unistd::setsid()?;
     let [first, rest @ ..] = stdio.as_slice() else {
         return Err(io::Error::other("no streams"));
@@ -188,7 +204,10 @@ fn become_command(
     let user = User::root(&user::read_file("/etc/passwd"));
     let program = program(request, &user);
     launch::reset_signals()?;
-    launch::become_tenant(&user)?;
+    if let Some(foreign) = foreign {
+        foreign.take_label(program.is_some())?;
+    }
+    launch::become_tenant(&user, capabilities)?;
     if nix::unistd::chdir(user.home.as_str()).is_err() {
         nix::unistd::chdir("/")?;
     }
@@ -340,10 +359,13 @@ fn status(child: Pid) -> io::Result<Reply> {
 /// Connects from inside a workload's network and hands the socket over.
 pub(super) fn dial(channel: &Channel, request: &DialRequest) -> Result<(), Failure> {
     let pidfd = open_target(&request.target)?;
-    join(
-        pidfd.as_fd(),
-        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET,
-    )?;
+    let own_users = !request.foreign
+        || foreign::own_users(request.target.pid).map_err(|err| Failure::io("dial", &err))?;
+    let namespaces = match own_users {
+        true => CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET,
+        false => CloneFlags::CLONE_NEWNET,
+    };
+    join(pidfd.as_fd(), namespaces)?;
     let mut last = Failure::permanent("no address to connect to");
     for address in &request.addresses {
         match connect(*address) {

@@ -196,7 +196,7 @@ impl Init {
         // An image may name one that it does not have.
         let _ = std::fs::create_dir_all(cwd);
         launch::reset_signals()?;
-        launch::become_tenant(&user)?;
+        launch::become_tenant(&user, launch::capability_bits())?;
         nix::unistd::chdir(cwd).map_err(|err| io::Error::other(format!("{cwd}: {err}")))?;
         Ok(program.exec())
     }

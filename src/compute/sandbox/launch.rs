@@ -146,8 +146,9 @@ pub(super) fn become_root_inside() -> io::Result<()> {
     named("privacy", nix::sys::prctl::set_dumpable(false))
 }
 
-/// Gives up every identity and power that the tenant does not have.
-pub(super) fn become_tenant(user: &User) -> io::Result<()> {
+/// Gives up every identity and power that the tenant does not have;
+/// `capabilities` are the bits of those that stay.
+pub(super) fn become_tenant(user: &User, capabilities: u64) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     // Where the user namespace forbids it (rootless) there is nothing to drop
     // that the tenant's root could use: unmapped groups open no file of ours.
@@ -155,10 +156,10 @@ pub(super) fn become_tenant(user: &User) -> io::Result<()> {
     named("group", nix::unistd::setresgid(gid, gid, gid))?;
     if user.uid == 0 {
         named("user", nix::unistd::setresuid(uid, uid, uid))?;
-        named("capabilities", sys::keep_capabilities(capability_bits()))?;
+        named("capabilities", sys::keep_capabilities(capabilities))?;
     } else {
         // The bounding set first, while that is still permitted.
-        named("capabilities", sys::keep_capabilities(capability_bits()))?;
+        named("capabilities", sys::keep_capabilities(capabilities))?;
         named("user", nix::unistd::setresuid(uid, uid, uid))?;
     }
     // Until the exec, what is in memory and open is the sandbox's.

@@ -17,9 +17,11 @@ mod cgroup;
 mod channel;
 mod client;
 mod disk;
+pub(in crate::compute) mod door;
 mod enter;
 mod etc;
 mod facts;
+mod foreign;
 mod helper;
 pub mod image;
 mod init;
@@ -47,6 +49,7 @@ use std::time::Duration;
 
 pub use helper::{HELPER_ARG, helper_main};
 
+use crate::compute::wall;
 use crate::compute::{
     BackendError, Capabilities, ExecCommand, Handle, Image, LABEL_SCHEMA, Labels, WorkloadKey,
     WorkloadSpec,
@@ -137,7 +140,7 @@ impl Sandbox {
     pub async fn open(config: SandboxConfig) -> Result<Self, BackendError> {
         let (path, helper) = (config.root.clone(), config.helper.clone());
         let (store, instance, program) = blocking(move || {
-            let routes = net::routes().unwrap_or_default();
+            let routes = wall::routes().unwrap_or_default();
             let (store, instance) = Store::open(&path, || draw_instance(&routes))?;
             Ok((store, instance, Program::load(&helper)?))
         })
@@ -318,7 +321,7 @@ impl Sandbox {
         let Some(plan) = self.net_plan(0) else {
             return Ok(());
         };
-        blocking(move || net::uphold(&plan))
+        blocking(move || wall::uphold(&net::wall_of(&plan)))
             .await
             .map_err(|err| BackendError::Retry(format!("the rules of the network: {err}")))
     }
@@ -403,6 +406,7 @@ impl Sandbox {
             },
             env: merge(base, &request.env),
             tty: request.tty.map(|size| (size.cols, size.rows)),
+            foreign: false,
         }
     }
 }
@@ -445,7 +449,7 @@ fn draw_instance(routes: &str) -> Instance {
     let draw = || Ipv4Addr::from(0x0a80_0000 | (rand::random_range(0..8192_u32) << 10));
     let mut network = draw();
     for _ in 0..64 {
-        if !net::clashes(network, routes) {
+        if !wall::clashes(network, 22, routes) {
             break;
         }
         network = draw();
@@ -503,7 +507,7 @@ fn read_logs(dir: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     Ok(tail(all, max))
 }
 
-fn tail(mut all: Vec<u8>, max: usize) -> Vec<u8> {
+pub(in crate::compute) fn tail(mut all: Vec<u8>, max: usize) -> Vec<u8> {
     let cut = all.len().saturating_sub(max);
     if cut == 0 {
         return all;

@@ -5,6 +5,7 @@ use super::launch::Program;
 use super::user::User;
 use super::wire::NetPlan;
 use super::{cgroup, facts, merge, net, process, store, tail};
+use crate::compute::wall;
 
 #[test]
 fn a_process_name_may_hold_anything() {
@@ -83,7 +84,7 @@ fn plan() -> NetPlan {
 
 #[test]
 fn the_ruleset_closes_the_near_and_opens_the_name_servers_first() {
-    let text = net::ruleset(&plan(), &["45.1.2.0/24".to_owned()], true);
+    let text = wall::ruleset(&net::wall_of(&plan()), &["45.1.2.0/24".to_owned()], true);
     assert!(text.starts_with("table inet satlet_abc123 {}\ndelete table inet satlet_abc123\n"));
     for part in [
         "169.254.0.0/16",
@@ -125,17 +126,19 @@ default via 192.0.2.1 dev eth0
 local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1
 ";
     assert_eq!(
-        net::local_networks(routes, "slabc123-"),
+        wall::local_networks(routes, "slabc123-"),
         ["127.0.0.0/8", "192.0.2.0/24"]
     );
-    assert!(net::clashes(Ipv4Addr::new(10, 200, 0, 0), routes));
-    assert!(!net::clashes(Ipv4Addr::new(10, 201, 0, 0), routes));
-    assert!(net::clashes(
+    assert!(wall::clashes(Ipv4Addr::new(10, 200, 0, 0), 22, routes));
+    assert!(!wall::clashes(Ipv4Addr::new(10, 201, 0, 0), 22, routes));
+    assert!(wall::clashes(
         Ipv4Addr::new(10, 9, 4, 0),
+        22,
         "10.0.0.0/8 dev tun0"
     ));
-    assert!(!net::clashes(
+    assert!(!wall::clashes(
         Ipv4Addr::new(10, 9, 4, 0),
+        22,
         "0.0.0.0/0 dev tun0"
     ));
 }

@@ -215,6 +215,10 @@ pub(super) struct EnterRequest {
     pub(super) env: Vec<(String, String)>,
     /// Columns and rows of a terminal.
     pub(super) tty: Option<(u16, u16)>,
+    /// Another engine made the workload: it may have no user namespace of its
+    /// own, fewer capabilities, and a label of a security module.
+    #[serde(default)]
+    pub(super) foreign: bool,
 }
 
 /// What to run.
@@ -244,6 +248,9 @@ pub(super) struct DialRequest {
     pub(super) target: RunNote,
     /// Addresses to try, in order.
     pub(super) addresses: Vec<std::net::SocketAddr>,
+    /// Another engine made the workload: it may have no user namespace of its own.
+    #[serde(default)]
+    pub(super) foreign: bool,
 }
 
 /// Remove a workload and all it holds.

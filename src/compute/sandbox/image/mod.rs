@@ -13,6 +13,7 @@
 //! A tag is asked for again after a while ([`ImageLimits::recheck_tag_after`]);
 //! where the registry does not answer then, the image that is here is used.
 
+mod archive;
 mod budget;
 mod config;
 mod digest;
@@ -42,6 +43,7 @@ use oci_client::Client;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+pub(in crate::compute) use archive::LayoutImage;
 pub use budget::{Budget, UnpackError};
 pub use config::RunConfig;
 pub use limits::ImageLimits;
