@@ -56,6 +56,10 @@ impl<'a> Node<'a> {
         }
     }
 
+    pub(super) fn value(&self) -> &'a Value {
+        self.value
+    }
+
     fn child(&self, step: &str, pattern: &str, value: &'a Value) -> Node<'a> {
         Node {
             value,
@@ -392,6 +396,6 @@ impl<'a> Object<'a> {
 }
 
 /// One step of a JSON pointer (RFC 6901 section 3).
-fn escape(step: &str) -> String {
+pub(super) fn escape(step: &str) -> String {
     step.replace('~', "~0").replace('/', "~1")
 }

@@ -23,7 +23,7 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, SandboxSetting,
+    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, SandboxSetting,
     Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
@@ -233,9 +233,11 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
             per_key_per_minute: 600,
             per_minute: 6000,
             leases_per_key: 4,
+            ..RequestPolicy::default()
         },
         timing: Timing::default(),
         sell_unenforced: true,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
+        creates: CREATES,
     })
 }

@@ -57,6 +57,15 @@ impl Ask {
             Self::Stop(_) => "stop",
         }
     }
+
+    /// The money that comes with it.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Spawn(ask) => Some(&ask.token),
+            Self::Topup(ask) => Some(&ask.token),
+            _ => None,
+        }
+    }
 }
 
 /// What is wanted: the same in a quote and in the spawn that follows.

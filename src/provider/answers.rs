@@ -58,19 +58,24 @@ pub(super) async fn answer(ctx: &Ctx, message: &Incoming, reply: Reply) -> Resul
 }
 
 /// Sends a refusal that is not kept as the answer: the same request may be
-/// served later.
+/// served later. With `note` the message is noted as dealt with, so that it is
+/// not taken up when a relay brings it again: where it is stored, or brings
+/// money that was just said to be untouched.
 pub(super) async fn unstored(
     ctx: &Ctx,
     message: &Incoming,
     id: RequestId,
     refusal: Refusal,
+    note: bool,
 ) -> Result<(), LedgerError> {
     tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
     let (message, now) = (message.clone(), ctx.now());
     let keep = ctx.settings().timing.quote;
     ctx.ledger()
         .write(move |tx| {
-            mark_done(tx, &message, None)?;
+            if note {
+                mark_done(tx, &message, None)?;
+            }
             let body = encode(&Message::Reply(Reply::error(id, refusal)))?;
             let row = OutboxRow {
                 channel: message.channel,
@@ -91,6 +96,28 @@ pub(super) async fn unstored(
         .await?;
     ctx.outbox.notify_one();
     Ok(())
+}
+
+/// Deals with a request whose refusal is not told: what was written down of it
+/// is removed, and when it comes again it is as new.
+pub(super) async fn silent(
+    ctx: &Ctx,
+    message: &Incoming,
+    id: RequestId,
+) -> Result<(), LedgerError> {
+    let message = message.clone();
+    ctx.ledger()
+        .write(move |tx| {
+            mark_done(tx, &message, Some(id))?;
+            let key = request_key(&message.sender, id);
+            match tx.get(&REQUESTS, &key)? {
+                Some(row) if row.answer.is_none() && row.lease.is_none() => {
+                    tx.delete(&REQUESTS, &key)
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
 }
 
 fn encode(message: &Message) -> Result<String, LedgerError> {

@@ -147,8 +147,11 @@ impl Provider {
             stores.clone(),
             OutboxOptions::default(),
         );
-        let (inbox, messages) =
-            Inbox::start(&relays, keys.clone(), stores, InboxOptions::default());
+        let options = InboxOptions {
+            pow_bits: Arc::clone(&ctx.pow_bits),
+            ..InboxOptions::default()
+        };
+        let (inbox, messages) = Inbox::start(&relays, keys.clone(), stores, options);
         let provider = Self {
             dispatcher: Arc::new(Dispatcher::new(Arc::clone(&ctx))),
             ctx,

@@ -5,7 +5,8 @@
 //! [`steps`]); [`answers`] go into the outbox in the commit that they announce.
 
 pub mod actors;
-pub mod answers;
+pub mod admission;
+mod answers;
 pub mod backend;
 pub mod clock;
 pub mod control;
@@ -14,6 +15,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod doors;
 mod handlers;
+mod lanes;
 pub mod offer;
 pub mod queries;
 mod refuse;

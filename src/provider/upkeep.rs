@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission;
 use super::ctx::Ctx;
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Books, Lease, Phase};
@@ -20,6 +21,10 @@ const EVERY: Duration = Duration::from_secs(60);
 /// looks back (3 days and a margin).
 const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Messages, and requests, that are remembered at most; beyond it those that
+/// moved no money are forgotten early, the oldest first, down to three quarters.
+const MOST: usize = 200_000;
+
 /// How long one call of the backend or the wallet may take.
 const CALL: Duration = Duration::from_secs(60);
 
@@ -28,14 +33,16 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds: u64 = 0;
+    let mut counts = (0, 0);
     loop {
         tick.tick().await;
+        counts = admission::report(&ctx, counts);
         orphans(&ctx).await;
         match tokio::time::timeout(CALL, ctx.parts.wallet.recover()).await {
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the wallet could not recover"),
         }
-        if rounds.is_multiple_of(60)
+        if (rounds.is_multiple_of(60) || is_full(&ctx))
             && let Err(error) = forget(&ctx).await
         {
             tracing::error!(%error, "old messages could not be forgotten");
@@ -57,11 +64,32 @@ async fn tidy(ctx: &Ctx) {
 /// payments and their claims on proofs. What is about money is kept.
 pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
     let before = ctx.now().minus(REMEMBER);
-    let gone = ctx.ledger().read(|reader| Gone::of(reader, before))?;
+    let gone = ctx.ledger().read(|reader| Gone::of(reader, before, MOST))?;
     if gone.is_empty() {
         return Ok(());
     }
     ctx.ledger().write(move |tx| gone.delete(tx)).await
+}
+
+/// Whether more is remembered than should be.
+fn is_full(ctx: &Ctx) -> bool {
+    let most = MOST as u64;
+    let full = ctx.ledger().read(|reader| {
+        let messages = reader.count(&INBOX)?.max(reader.count(&WRAPS)?);
+        Ok(messages.max(reader.count(&REQUESTS)?) > most)
+    });
+    full.unwrap_or(false)
+}
+
+/// The instant before which a table with these stamps is forgotten.
+fn horizon(mut stamps: Vec<Timestamp>, before: Timestamp, most: usize) -> Timestamp {
+    let keep = most / 4 * 3;
+    if stamps.len() <= most {
+        return before;
+    }
+    let oldest_kept = stamps.len() - keep;
+    let (_, at, _) = stamps.select_nth_unstable(oldest_kept);
+    (*at).max(before)
 }
 
 /// Keys of rows to be forgotten.
@@ -74,7 +102,7 @@ struct Gone {
 }
 
 impl Gone {
-    fn of(reader: &Reader, before: Timestamp) -> Result<Self, LedgerError> {
+    fn of(reader: &Reader, before: Timestamp, most: usize) -> Result<Self, LedgerError> {
         fn keys<V>(rows: Vec<(String, V)>, old: impl Fn(&V) -> bool) -> Vec<String> {
             let old = rows.into_iter().filter(|(_, row)| old(row));
             old.map(|(key, _)| key).collect()
@@ -85,13 +113,18 @@ impl Gone {
         let ended = |at: &Lease| matches!(at.phase, Phase::Ended { at } if at < before);
         let payments = reader.all(&PAYMENTS)?.into_iter().map(|(_, row)| row);
         let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
+        let (wraps, inbox) = (reader.all(&WRAPS)?, reader.all(&INBOX)?);
+        let asked = reader.all(&REQUESTS)?;
+        let wraps_before = horizon(wraps.iter().map(|(_, at)| *at).collect(), before, most);
+        let received = inbox.iter().map(|(_, row)| row.received_at);
+        let inbox_before = horizon(received.collect(), before, most);
+        let received = asked.iter().map(|(_, row)| row.received_at);
+        let asked_before = horizon(received.collect(), before, most);
         Ok(Self {
-            wraps: keys(reader.all(&WRAPS)?, |at| *at < before),
-            inbox: keys(reader.all(&INBOX)?, |row| {
-                row.done && row.received_at < before
-            }),
-            requests: keys(reader.all(&REQUESTS)?, |row| {
-                row.answer.is_some() && row.received_at < before && forgotten(row.lease.as_ref())
+            wraps: keys(wraps, |at| *at < wraps_before),
+            inbox: keys(inbox, |row| row.done && row.received_at < inbox_before),
+            requests: keys(asked, |row| {
+                row.answer.is_some() && row.received_at < asked_before && forgotten(row.lease.as_ref())
             }),
             payments: payments.filter(rejected).collect(),
             leases: keys(reader.all(&ENDED)?, |lease| {

@@ -117,10 +117,14 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
             per_key_per_minute: 1000,
             per_minute: 10_000,
             leases_per_key: 50,
+            errors_per_key_per_minute: 1000,
+            errors_per_minute: 10_000,
+            ..RequestPolicy::default()
         },
         timing: Timing::default(),
         sell_unenforced: false,
         backend: BackendSetting::Fake,
+        creates: 4,
     }
 }
 

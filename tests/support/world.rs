@@ -251,8 +251,6 @@ impl InboxStore for EveryWrap {
         lock(&self.seen).contains(wrap)
     }
 
-    async fn remember_wrap(&self, _wrap: &EventId) {}
-
     async fn last_seen(&self, _relay: &str) -> Option<Timestamp> {
         None
     }
