@@ -4,13 +4,13 @@
 use super::ctx::Ctx;
 use super::handlers::{describe, refund};
 use super::refuse::{self, Refusal};
-use crate::core::ids::{PublicKey, RequestId};
+use crate::core::ids::{EventId, PublicKey, RequestId};
 use crate::core::lease::{EndCause, Lease, Phase, RefundState};
 use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::time::Timestamp;
 use crate::ledger::{
-    INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, REQUESTS, RequestRow, Tx, event_key,
+    INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, REQUESTS, RequestRow, Tx, WRAPS, event_key,
     request_key,
 };
 use crate::protocol::DIALECT;
@@ -57,24 +57,35 @@ pub(super) async fn answer(ctx: &Ctx, message: &Incoming, reply: Reply) -> Resul
     Ok(())
 }
 
+/// What is written down of a message whose refusal is not kept as the answer.
+pub(super) enum Note {
+    /// That it is dealt with: it is stored.
+    Done,
+    /// Its gift wrap, so that it is not taken up when a relay brings it again: it
+    /// has money, which was just said to be untouched.
+    Wrap(EventId),
+    /// Nothing: after a restart it is refused once more.
+    Nothing,
+}
+
 /// Sends a refusal that is not kept as the answer: the same request may be
-/// served later. With `note` the message is noted as dealt with, so that it is
-/// not taken up when a relay brings it again: where it is stored, or brings
-/// money that was just said to be untouched.
+/// served later, when its author wraps it anew.
 pub(super) async fn unstored(
     ctx: &Ctx,
     message: &Incoming,
     id: RequestId,
     refusal: Refusal,
-    note: bool,
+    note: Note,
 ) -> Result<(), LedgerError> {
     tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
     let (message, now) = (message.clone(), ctx.now());
     let keep = ctx.settings().timing.quote;
     ctx.ledger()
         .write(move |tx| {
-            if note {
-                mark_done(tx, &message, None)?;
+            match note {
+                Note::Done => mark_done(tx, &message, None)?,
+                Note::Wrap(wrap) => tx.put(&WRAPS, &event_key(&wrap), &now)?,
+                Note::Nothing => {}
             }
             let body = encode(&Message::Reply(Reply::error(id, refusal)))?;
             let row = OutboxRow {

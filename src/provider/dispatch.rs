@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::admission::{self, Heard};
-use super::answers;
+use super::answers::{self, Note};
 use super::ctx::Ctx;
 use super::handlers::{self, Handled};
 use super::lanes;
@@ -201,7 +201,7 @@ async fn one(
             Heard::Take => {}
             Heard::Ignore => return done(&ctx, &message, None).await,
             Heard::Refuse(id, refusal, _) => {
-                return answers::unstored(&ctx, &message, id, *refusal, true).await;
+                return answers::unstored(&ctx, &message, id, *refusal, Note::Done).await;
             }
         }
     }
@@ -228,7 +228,7 @@ async fn one(
             if !admission::within_ration(&ctx, &message.sender, Class::Stranger)? {
                 return done(&ctx, &message, None).await;
             }
-            answers::unstored(&ctx, &message, id, refusal, true).await
+            answers::unstored(&ctx, &message, id, refusal, Note::Done).await
         }
         Known::Pending => done(&ctx, &message, Some(id)).await,
         Known::New => handle(&ctx, &message, id, place).await,

@@ -6,7 +6,7 @@
 
 pub mod actors;
 pub mod admission;
-mod answers;
+pub mod answers;
 pub mod backend;
 pub mod clock;
 pub mod control;

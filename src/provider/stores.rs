@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::admission::{self, Heard};
-use super::answers;
+use super::answers::{self, Note};
 use super::ctx::Ctx;
 use crate::core::ids::EventId;
 use crate::core::time::Timestamp;
@@ -32,7 +32,8 @@ impl Stores {
         match admission::hear(&self.0, message)? {
             Heard::Take => Ok(true),
             Heard::Ignore => Ok(false),
-            Heard::Refuse(id, refusal, note) => {
+            Heard::Refuse(id, refusal, paid) => {
+                let note = if paid { Note::Wrap(*wrap) } else { Note::Nothing };
                 answers::unstored(&self.0, message, id, *refusal, note).await?;
                 Ok(false)
             }

@@ -23,7 +23,10 @@ const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Messages, and requests, that are remembered at most; beyond it those that
 /// moved no money are forgotten early, the oldest first, down to three quarters.
-const MOST: usize = 200_000;
+const MOST: usize = 50_000;
+/// The same for gift wraps, which are small: half a day of a flood at the default
+/// rate. One that is forgotten is opened again when a relay brings it again.
+const MOST_WRAPS: usize = 400_000;
 
 /// How long one call of the backend or the wallet may take.
 const CALL: Duration = Duration::from_secs(60);
@@ -64,7 +67,7 @@ async fn tidy(ctx: &Ctx) {
 /// payments and their claims on proofs. What is about money is kept.
 pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
     let before = ctx.now().minus(REMEMBER);
-    let gone = ctx.ledger().read(|reader| Gone::of(reader, before, MOST))?;
+    let gone = ctx.ledger().read(|reader| Gone::of(reader, before))?;
     if gone.is_empty() {
         return Ok(());
     }
@@ -73,10 +76,9 @@ pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
 
 /// Whether more is remembered than should be.
 fn is_full(ctx: &Ctx) -> bool {
-    let most = MOST as u64;
     let full = ctx.ledger().read(|reader| {
-        let messages = reader.count(&INBOX)?.max(reader.count(&WRAPS)?);
-        Ok(messages.max(reader.count(&REQUESTS)?) > most)
+        let messages = reader.count(&INBOX)?.max(reader.count(&REQUESTS)?);
+        Ok(messages > MOST as u64 || reader.count(&WRAPS)? > MOST_WRAPS as u64)
     });
     full.unwrap_or(false)
 }
@@ -102,7 +104,7 @@ struct Gone {
 }
 
 impl Gone {
-    fn of(reader: &Reader, before: Timestamp, most: usize) -> Result<Self, LedgerError> {
+    fn of(reader: &Reader, before: Timestamp) -> Result<Self, LedgerError> {
         fn keys<V>(rows: Vec<(String, V)>, old: impl Fn(&V) -> bool) -> Vec<String> {
             let old = rows.into_iter().filter(|(_, row)| old(row));
             old.map(|(key, _)| key).collect()
@@ -115,11 +117,11 @@ impl Gone {
         let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
         let (wraps, inbox) = (reader.all(&WRAPS)?, reader.all(&INBOX)?);
         let asked = reader.all(&REQUESTS)?;
-        let wraps_before = horizon(wraps.iter().map(|(_, at)| *at).collect(), before, most);
+        let wraps_before = horizon(wraps.iter().map(|(_, at)| *at).collect(), before, MOST_WRAPS);
         let received = inbox.iter().map(|(_, row)| row.received_at);
-        let inbox_before = horizon(received.collect(), before, most);
+        let inbox_before = horizon(received.collect(), before, MOST);
         let received = asked.iter().map(|(_, row)| row.received_at);
-        let asked_before = horizon(received.collect(), before, most);
+        let asked_before = horizon(received.collect(), before, MOST);
         Ok(Self {
             wraps: keys(wraps, |at| *at < wraps_before),
             inbox: keys(inbox, |row| row.done && row.received_at < inbox_before),
@@ -187,5 +189,22 @@ async fn orphans(ctx: &Ctx) {
                 tracing::warn!(lease = %id, owner = %workload.labels.owner, "a workload without a lease in this ledger");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_most_the_oldest_quarter_is_forgotten_early() {
+        let at = Timestamp::from_secs;
+        let stamps = |n: u64| (0..n).rev().map(|n| at(1_000 + n)).collect::<Vec<_>>();
+        assert_eq!(horizon(stamps(100), at(5), 100), at(5));
+        let all = stamps(101);
+        let from = horizon(all.clone(), at(5), 100);
+        assert_eq!(all.iter().filter(|stamp| **stamp >= from).count(), 75);
+        // What is old enough goes anyway.
+        assert_eq!(horizon(all, at(1_000_000), 100), at(1_000_000));
     }
 }

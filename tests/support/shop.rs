@@ -237,6 +237,30 @@ impl Shop {
         running.dispatcher.dispatch(message).await;
     }
 
+    /// Brings a message as a relay does: stored where it is worth it, and then
+    /// dispatched. Whether it was.
+    pub async fn post(&self, owner: PublicKey, body: String) -> bool {
+        let running = self.running.as_ref().unwrap();
+        let now = self.ctx().now();
+        let message = Incoming {
+            channel: satlet::relay::Channel::GiftWrap,
+            rumor: EventId::from_bytes(rand::random()),
+            sender: owner,
+            written_at: now,
+            received_at: now,
+            relay: "ws://relay.test".to_owned(),
+            body,
+        };
+        let wrap = EventId::from_bytes(rand::random());
+        let inbox = Stores::new(Arc::clone(self.ctx()));
+        let stored = inbox.store(&message, &wrap).await.unwrap();
+        drop(inbox);
+        if stored {
+            running.dispatcher.dispatch(message).await;
+        }
+        stored
+    }
+
     /// The same, written at another time.
     pub async fn deliver_written(&self, owner: PublicKey, body: String, written_at: Timestamp) {
         let running = self.running.as_ref().unwrap();
