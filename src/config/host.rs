@@ -17,6 +17,7 @@ use crate::provider::settings::{
     BackendSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy, SandboxSetting,
     Timing,
 };
+use crate::relay::pow::MAX_BITS;
 use crate::telemetry::{LogFormat, LogSetting};
 
 const fn secs(secs: u64) -> Duration {
@@ -107,6 +108,16 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
     let max_channels = object.optional("max_channels", default.max_channels, |n| {
         n.integer(1..=1000)
     });
+    let max_connections_per_lease = object.optional(
+        "max_connections_per_lease",
+        default.max_connections_per_lease,
+        |n| n.integer(1..=100_000),
+    );
+    let max_channels_per_lease = object.optional(
+        "max_channels_per_lease",
+        default.max_channels_per_lease,
+        |n| n.integer(1..=100_000),
+    );
     object.finish();
     Some(GatewayLimits {
         login_timeout: login_timeout?,
@@ -118,6 +129,8 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
         max_connections_per_address: max_connections_per_address?,
         connects_per_minute: connects_per_minute?,
         max_channels: max_channels?,
+        max_connections_per_lease: max_connections_per_lease?,
+        max_channels_per_lease: max_channels_per_lease?,
     })
 }
 
@@ -206,6 +219,17 @@ pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {
     let leases_per_key = object.optional("leases_per_key", default.leases_per_key, |n| {
         n.integer(1..=10_000)
     });
+    let errors_per_key_per_minute = object.optional(
+        "errors_per_key_per_minute",
+        default.errors_per_key_per_minute,
+        |n| n.integer(0..=100_000),
+    );
+    let errors_per_minute = object.optional("errors_per_minute", default.errors_per_minute, |n| {
+        n.integer(0..=1_000_000)
+    });
+    let pow_bits = object.optional("pow_bits", default.pow_bits, |n| {
+        n.integer(0..=u64::from(MAX_BITS))
+    });
     object.finish();
     Some(RequestPolicy {
         allow: allow?,
@@ -213,6 +237,9 @@ pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {
         per_key_per_minute: per_key_per_minute?,
         per_minute: per_minute?,
         leases_per_key: leases_per_key?,
+        errors_per_key_per_minute: errors_per_key_per_minute?,
+        errors_per_minute: errors_per_minute?,
+        pow_bits: pow_bits?,
     })
 }
 

@@ -17,8 +17,9 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::provider::settings::Settings;
+use crate::provider::settings::{CREATES, Settings};
 use crate::telemetry::LogSetting;
 use reader::{Node, Sink};
 
@@ -58,6 +59,8 @@ pub struct Config {
     pub mnemonic_file: PathBuf,
     /// Logs.
     pub log: LogSetting,
+    /// The file as it is.
+    pub source: serde_json::Value,
 }
 
 /// Reads and validates a configuration file and the secrets it names. Paths in
@@ -101,6 +104,27 @@ fn parse_with_keys(text: &str, base: &Path) -> (Result<Config, Vec<ConfigProblem
         Some(config) if problems.is_empty() => (Ok(config), keys),
         _ => (Err(problems), keys),
     }
+}
+
+/// Pointers of what differs between two files, in their order.
+pub fn differences(before: &serde_json::Value, after: &serde_json::Value) -> Vec<String> {
+    fn walk(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<String>) {
+        match (before, after) {
+            (Some(Value::Object(one)), Some(Value::Object(other))) => {
+                let keys: std::collections::BTreeSet<&String> =
+                    one.keys().chain(other.keys()).collect();
+                for key in keys {
+                    let at = format!("{at}/{}", reader::escape(key));
+                    walk(&at, one.get(key), other.get(key), found);
+                }
+            }
+            (before, after) if before == after => {}
+            _ => found.push(at.to_owned()),
+        }
+    }
+    let mut found = Vec::new();
+    walk("", Some(before), Some(after), &mut found);
+    found
 }
 
 fn not_json(error: &serde_json::Error) -> ConfigProblem {
@@ -161,7 +185,9 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let requests = host::requests(top.section("requests"));
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
-    let backend = host::backend(top.section("backend"));
+    let mut backend = top.section("backend");
+    let creates = backend.optional("creates", CREATES, |n| n.integer(1..=256));
+    let backend = host::backend(backend);
     let log = host::log(top.section("log"));
     top.finish();
     sale::fits(node, tiers.as_deref(), capacity.as_ref());
@@ -190,9 +216,11 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,
+            creates: creates?,
         },
         nsec_file: nsec_file?,
         mnemonic_file: mnemonic_file?,
         log: log?,
+        source: node.value().clone(),
     })
 }

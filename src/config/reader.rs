@@ -56,6 +56,10 @@ impl<'a> Node<'a> {
         }
     }
 
+    pub(super) fn value(&self) -> &'a Value {
+        self.value
+    }
+
     fn child(&self, step: &str, pattern: &str, value: &'a Value) -> Node<'a> {
         Node {
             value,

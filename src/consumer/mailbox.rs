@@ -12,9 +12,9 @@ use crate::protocol::reply::{Message, Outcome};
 use crate::relay::Incoming;
 
 /// Requests whose replies are kept; older ones are asked for again.
-const MAX_KEPT: usize = 1024;
+const MAX_KEPT: usize = 256;
 /// Replies kept for one request: `pending` may come before the last word.
-const MAX_EACH: usize = 64;
+const MAX_EACH: usize = 16;
 
 type Key = (PublicKey, RequestId);
 

@@ -1,26 +1,30 @@
 //! [`Post`] on the relay layer. Sessions start with the first use.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nostr_sdk::{Filter, Keys, Kind};
+use nostr_sdk::{Event, Filter, Keys, Kind};
 use tokio::sync::{OnceCell, mpsc};
 
 use super::post::{Found, Letter, Post, PostError};
 use crate::core::ids::PublicKey;
 use crate::protocol::kinds;
+use crate::protocol::offer::Offer;
 use crate::relay::convert::{key_to, now};
 use crate::relay::inbox::{Inbox, InboxOptions};
 use crate::relay::memory::MemoryInbox;
 use crate::relay::session::{RelayOptions, Relays, normalise};
+use crate::relay::wrap::WrapError;
 use crate::relay::{Ack, Incoming, publisher, wrap};
 
 /// How long relays may take to connect and to hand over what they have stored.
 const READY: Duration = Duration::from_secs(8);
 /// How long relays may take to answer a query.
 const FETCH: Duration = Duration::from_secs(5);
+/// Providers whose work is remembered, at most.
+const PEERS: usize = 4096;
 /// Relays forget our wraps after this; requests are sent again when needed.
 const WRAP_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -30,7 +34,9 @@ pub struct RelayPost {
     urls: Vec<String>,
     relays: OnceCell<Relays>,
     inbox: OnceCell<Inbox>,
-    looked_up: tokio::sync::Mutex<std::collections::HashMap<PublicKey, Vec<String>>>,
+    looked_up: tokio::sync::Mutex<HashMap<PublicKey, Vec<String>>>,
+    /// Proof of work that providers ask for, in bits, as far as it is known.
+    work: std::sync::Mutex<HashMap<PublicKey, u8>>,
 }
 
 impl RelayPost {
@@ -42,6 +48,7 @@ impl RelayPost {
             relays: OnceCell::new(),
             inbox: OnceCell::new(),
             looked_up: tokio::sync::Mutex::default(),
+            work: std::sync::Mutex::default(),
         }
     }
 
@@ -81,6 +88,45 @@ impl RelayPost {
         }
         found
     }
+
+    fn note_work(&self, offer: &Offer) {
+        let bits = offer.satlet.as_ref().map_or(0, |more| more.limits.pow_bits);
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        if work.len() < PEERS {
+            work.insert(offer.provider_npub, bits);
+        }
+    }
+
+    fn known_work(&self, to: &PublicKey) -> Option<u8> {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.get(to).copied()
+    }
+
+    /// How much work `to` asks for in its offer (NIP-13); asked once for each.
+    async fn work_of(&self, relays: &Relays, to: &PublicKey, also: &[String]) -> u8 {
+        if let Some(bits) = self.known_work(to) {
+            return bits;
+        }
+        let filter = Filter::new()
+            .kind(Kind::from_u16(kinds::OFFER))
+            .author(key_to(to))
+            .limit(1);
+        let reads = relays.fetch(filter, also, FETCH).await;
+        let newest = reads
+            .iter()
+            .flat_map(|read| &read.events)
+            .max_by_key(|event| event.created_at);
+        if let Some(offer) = newest.and_then(|event| publisher::parse_offer(event).ok()) {
+            self.note_work(&offer);
+        }
+        self.known_work(to).unwrap_or(0)
+    }
+
+    async fn wrapped(&self, letter: &Letter, bits: u8) -> Result<Event, WrapError> {
+        let (keys, to) = (&self.keys, &letter.to);
+        let expires = now().plus(WRAP_LIFE);
+        wrap::wrap_with_work(keys, to, &letter.body, letter.written_at, expires, bits).await
+    }
 }
 
 #[async_trait]
@@ -106,11 +152,12 @@ impl Post for RelayPost {
             Ok(relays) => relays,
             Err(error) => return vec![(String::new(), Ack::NoAnswer(error.0))],
         };
-        let (keys, to) = (&self.keys, &letter.to);
-        let expires = now().plus(WRAP_LIFE);
-        let event = match wrap::wrap(keys, to, &letter.body, letter.written_at, expires) {
-            Ok((event, _)) => event,
-            Err(error) => return vec![(String::new(), Ack::Refused(error.to_string()))],
+        let to = &letter.to;
+        let refused = |error: WrapError| vec![(String::new(), Ack::Refused(error.to_string()))];
+        let done = self.known_work(to).unwrap_or(0);
+        let mut event = match self.wrapped(letter, done).await {
+            Ok(event) => event,
+            Err(error) => return refused(error),
         };
         let known: BTreeSet<String> = letter
             .relays
@@ -119,11 +166,20 @@ impl Post for RelayPost {
             .filter_map(|url| normalise(url).ok())
             .collect();
         let known: Vec<String> = known.into_iter().collect();
-        let (acks, listed) = tokio::join!(
+        let (acks, listed, bits) = tokio::join!(
             relays.publish(&event, &known),
-            self.reads_at(relays, to, &known)
+            self.reads_at(relays, to, &known),
+            self.work_of(relays, to, &known)
         );
         let mut acks: Vec<(String, Ack)> = acks.into_iter().collect();
+        if bits > done {
+            // The first wrap was sent before this was known, and is dropped.
+            event = match self.wrapped(letter, bits).await {
+                Ok(event) => event,
+                Err(error) => return refused(error),
+            };
+            acks = relays.publish(&event, &known).await.into_iter().collect();
+        }
         let more: Vec<String> = listed
             .into_iter()
             .filter(|url| !known.contains(url))
@@ -162,6 +218,7 @@ impl Post for RelayPost {
             )));
         }
         let found = publisher::discover(relays, FETCH).await;
+        found.iter().for_each(|one| self.note_work(&one.offer));
         Ok(found
             .into_iter()
             .map(|one| Found {

@@ -218,6 +218,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
                 requests_per_minute: 1,
                 leases_per_key: 1,
                 grace_seconds: 1,
+                pow_bits: 0,
             },
             not_enforced: Vec::new(),
             outgoing_network: false,

@@ -23,8 +23,8 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, SandboxSetting,
-    Settings, Timing,
+    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
+    SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -233,10 +233,12 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
             per_key_per_minute: 600,
             per_minute: 6000,
             leases_per_key: 4,
+            ..RequestPolicy::default()
         },
         timing: Timing::default(),
         sell_unenforced: true,
         paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
+        creates: CREATES,
     })
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channel::Out;
-use super::connection::Connection;
+use super::connection::{Connection, Counted};
 use super::host_key::openssh;
 use super::input::Input;
 use super::server::{Entrance, Shared};
@@ -49,6 +49,7 @@ pub(super) struct Client {
 pub(super) struct Open {
     pub(super) input: Arc<Input>,
     _cancel: DropGuard,
+    _counted: Counted,
     pub(super) token: CancellationToken,
     pub(super) size: watch::Sender<Option<TtySize>>,
     pub(super) signals: mpsc::Sender<i32>,
@@ -123,7 +124,11 @@ impl Client {
         if self.connection.ending.is_cancelled() || self.door.is_none() {
             return Err(ChannelOpenFailure::AdministrativelyProhibited);
         }
-        if self.channels.len() >= self.shared.limits.max_channels {
+        let limits = &self.shared.limits;
+        let lease = self.connection.lease();
+        if self.channels.len() >= limits.max_channels
+            || lease.is_some_and(|lease| self.shared.lease_is_full(lease))
+        {
             return Err(ChannelOpenFailure::ResourceShortage);
         }
         let id = channel.id();
@@ -137,6 +142,7 @@ impl Client {
         let open = Open {
             input: Input::new(self.connection.meter.clone()),
             _cancel: token.clone().drop_guard(),
+            _counted: self.connection.count(),
             token,
             size: size_in,
             signals: signals_in,

@@ -25,6 +25,8 @@ pub(super) enum EndReason {
     Idle,
     /// `total_timeout`.
     Total,
+    /// `max_connections_per_lease`.
+    TooMany,
 }
 
 impl fmt::Display for EndReason {
@@ -33,6 +35,7 @@ impl fmt::Display for EndReason {
             Self::LeaseEnded(lease) => write!(f, "lease {lease} has ended"),
             Self::Shutdown => f.write_str("the gateway is restarting; the lease goes on"),
             Self::Idle => f.write_str("nothing happened for too long; the lease goes on"),
+            Self::TooMany => f.write_str("too many connections into this lease; close another"),
             Self::Total => f.write_str("the connection is too old; the lease goes on"),
         }
     }
@@ -54,6 +57,16 @@ pub(super) struct Connection {
     reason: OnceLock<EndReason>,
     since: Instant,
     moved_ms: AtomicU64,
+    open: AtomicUsize,
+}
+
+/// A channel that counts as open until this is dropped.
+pub(super) struct Counted(Arc<Connection>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connection {
@@ -68,6 +81,7 @@ impl Connection {
             reason: OnceLock::new(),
             since: Instant::now(),
             moved_ms: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
         })
     }
 
@@ -79,6 +93,17 @@ impl Connection {
     pub(super) fn set_lease(&self, lease: LeaseId) {
         // The first stays: a connection authenticates once.
         let _ = self.lease.set(lease);
+    }
+
+    /// Counts one more channel.
+    pub(super) fn count(self: &Arc<Self>) -> Counted {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(self))
+    }
+
+    /// Channels that are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Ends the connection. The first reason counts.

@@ -9,6 +9,9 @@ use super::GatewayLimits;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// Between two looks for addresses that can be forgotten.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Addresses remembered at once; with more, new ones wait for a place.
 const MAX_ADDRESSES: usize = 65_536;
 
@@ -20,6 +23,8 @@ struct Counts {
     limits: GatewayLimits,
     open: usize,
     addresses: HashMap<IpAddr, Address>,
+    /// When addresses were last forgotten.
+    swept: Option<Instant>,
 }
 
 struct Address {
@@ -72,6 +77,7 @@ impl Gate {
             limits,
             open: 0,
             addresses: HashMap::new(),
+            swept: None,
         })))
     }
 
@@ -112,8 +118,13 @@ impl Gate {
 impl Counts {
     fn enter(&mut self, key: IpAddr, now: Instant) -> Result<(), Full> {
         if self.addresses.len() >= MAX_ADDRESSES && !self.addresses.contains_key(&key) {
-            self.addresses
-                .retain(|_, a| a.open > 0 || now.duration_since(a.minute) < MINUTE);
+            // Once a second: whoever has many addresses must not make each
+            // connection cost a look at all of them.
+            if self.swept.is_none_or(|at| now.duration_since(at) >= SWEEP) {
+                self.swept = Some(now);
+                self.addresses
+                    .retain(|_, a| a.open > 0 || now.duration_since(a.minute) < MINUTE);
+            }
             if self.addresses.len() >= MAX_ADDRESSES {
                 return Err(Full::All);
             }

@@ -88,6 +88,10 @@ pub struct GatewayLimits {
     pub connects_per_minute: u32,
     /// Channels (sessions and forwards) at once on one connection.
     pub max_channels: usize,
+    /// Connections at once into one lease.
+    pub max_connections_per_lease: usize,
+    /// Channels at once into one lease, over all its connections.
+    pub max_channels_per_lease: usize,
 }
 
 impl Default for GatewayLimits {
@@ -102,6 +106,8 @@ impl Default for GatewayLimits {
             max_connections_per_address: 64,
             connects_per_minute: 120,
             max_channels: 64,
+            max_connections_per_lease: 64,
+            max_channels_per_lease: 256,
         }
     }
 }

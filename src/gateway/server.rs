@@ -180,7 +180,14 @@ impl Shared {
         let Some(lease) = connection.lease() else {
             return;
         };
-        self.lock().insert(id, connection.clone());
+        {
+            let mut inside = self.lock();
+            let same = inside.values().filter(|known| known.lease() == Some(lease));
+            if same.count() >= self.limits.max_connections_per_lease {
+                connection.end(EndReason::TooMany);
+            }
+            inside.insert(id, connection.clone());
+        }
         if self.has_ended(lease).await {
             connection.end(EndReason::LeaseEnded(lease.clone()));
         }
@@ -202,6 +209,14 @@ impl Shared {
 
     fn all(&self) -> Vec<Arc<Connection>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Whether a lease has as many channels open as it may.
+    pub(super) fn lease_is_full(&self, lease: &LeaseId) -> bool {
+        let inside = self.lock();
+        let same = inside.values().filter(|known| known.lease() == Some(lease));
+        let open: usize = same.map(|connection| connection.open()).sum();
+        open >= self.limits.max_channels_per_lease
     }
 
     fn close_lease(&self, lease: &LeaseId) {

@@ -137,6 +137,10 @@ pub struct Limits {
     pub leases_per_key: u32,
     /// Seconds that an expired lease waits for a top-up.
     pub grace_seconds: u64,
+    /// Leading zero bits that the id of a gift wrap to the provider has to have
+    /// (NIP-13); 0, or absent: none.
+    #[serde(default)]
+    pub pow_bits: u8,
 }
 
 fn schema_one() -> u32 {

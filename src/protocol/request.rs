@@ -65,6 +65,15 @@ impl Ask {
             Self::Spawn(_) | Self::Topup(_) | Self::Stop(_) => false,
         }
     }
+
+    /// The money that comes with it.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Spawn(ask) => Some(&ask.token),
+            Self::Topup(ask) => Some(&ask.token),
+            _ => None,
+        }
+    }
 }
 
 /// What is wanted: the same in a quote and in the spawn that follows.

@@ -171,6 +171,7 @@ pub async fn sweep(ctx: Arc<Ctx>) {
         tick.tick().await;
         match ctx.ledger().read(|reader| reader.keys(&LEASES, "")) {
             Ok(leases) => {
+                ctx.admission.set_owners(&ctx.ledger().held());
                 for lease in leases.iter().filter_map(|key| key.parse().ok()) {
                     ctx.actors.wake(&ctx, &lease);
                 }

@@ -5,14 +5,14 @@ use super::ctx::Ctx;
 use super::handlers::{describe, refund};
 use super::paygress::{self, wait};
 use super::refuse::{self, Refusal};
-use crate::core::ids::{PublicKey, RequestId};
+use crate::core::ids::{EventId, PublicKey, RequestId};
 use crate::core::lease::{EndCause, Lease, Phase, RefundState};
 use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::time::Timestamp;
 use crate::ledger::{
     CONTAINER_OF, INBOX, InboxRow, LedgerError, OUTBOX, OldAsk, OutboxRow, REQUESTS, RequestRow,
-    Tx, event_key, request_key,
+    Tx, WRAPS, event_key, request_key,
 };
 use crate::protocol::DIALECT;
 use crate::protocol::channel::Channel;
@@ -86,69 +86,96 @@ pub(super) async fn answer_text(
     Ok(())
 }
 
-/// Sends a refusal in that dialect that is not kept as the answer.
-pub(super) async fn unstored_text(
+/// A refusal that is not kept as the answer, in the asker's dialect.
+pub(super) enum Unkept {
+    /// satlet/1.
+    Ours(RequestId, Refusal),
+    /// The dialect in use.
+    Old(OldAsk, OldReply),
+}
+
+/// What is written down of a message whose refusal is not kept as the answer.
+pub(super) enum Note {
+    /// That it is dealt with: it is stored.
+    Done,
+    /// Its gift wrap, so that it is not taken up when a relay brings it again: it
+    /// has money, which was just said to be untouched.
+    Wrap(EventId),
+    /// Nothing: after a restart it is refused once more.
+    Nothing,
+}
+
+/// Sends a refusal that is not kept as the answer: the same request may be
+/// served later, when its author wraps it anew.
+pub(super) async fn unstored(
     ctx: &Ctx,
     message: &Incoming,
-    ask: &OldAsk,
-    reply: &OldReply,
+    refusal: Unkept,
+    note: Note,
 ) -> Result<(), LedgerError> {
-    let (message, now, body) = (message.clone(), ctx.now(), paygress::text(reply)?);
-    let mut row = OutboxRow {
-        channel: message.channel,
-        to: message.sender,
-        body,
-        relays: vec![message.relay.clone()],
-        written_at: now,
-        expires_at: now,
-        attempts: 0,
-        next_attempt: now,
-    };
-    wait::stamp(ask, now, &mut row);
+    let row = unkept(ctx, message, refusal)?;
+    let (message, now) = (message.clone(), ctx.now());
     ctx.ledger()
         .write(move |tx| {
-            mark_done(tx, &message, None)?;
-            tx.put(&OUTBOX, &format!("refusal/{}", message.rumor), &row)
+            match note {
+                Note::Done => mark_done(tx, &message, None)?,
+                Note::Wrap(wrap) => tx.put(&WRAPS, &event_key(&wrap), &now)?,
+                Note::Nothing => {}
+            }
+            let key = format!("refusal/{}/{}", message.rumor, now.as_secs());
+            tx.put(&OUTBOX, &key, &row)
         })
         .await?;
     ctx.outbox.notify_one();
     Ok(())
 }
 
-/// Sends a refusal that is not kept as the answer: the same request may be
-/// served later.
-pub(super) async fn unstored(
+fn unkept(ctx: &Ctx, message: &Incoming, refusal: Unkept) -> Result<OutboxRow, LedgerError> {
+    let (now, owner) = (ctx.now(), message.sender);
+    let mut row = OutboxRow {
+        channel: message.channel,
+        to: owner,
+        body: String::new(),
+        relays: vec![message.relay.clone()],
+        written_at: now,
+        expires_at: now.plus(ctx.settings().timing.quote),
+        attempts: 0,
+        next_attempt: now,
+    };
+    match refusal {
+        Unkept::Ours(id, refusal) => {
+            tracing::info!(request = %id, %owner, code = %refusal.code, "refused");
+            row.body = encode(&Message::Reply(Reply::error(id, refusal)))?;
+        }
+        Unkept::Old(ask, reply) => {
+            tracing::info!(rumor = %message.rumor, %owner, "refused");
+            row.body = paygress::text(&reply)?;
+            wait::stamp(&ask, now, &mut row);
+        }
+    }
+    Ok(row)
+}
+
+/// Deals with a request whose refusal is not told: what was written down of it
+/// is removed, and when it comes again it is as new.
+pub(super) async fn silent(
     ctx: &Ctx,
     message: &Incoming,
     id: RequestId,
-    refusal: Refusal,
 ) -> Result<(), LedgerError> {
-    tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
-    let (message, now) = (message.clone(), ctx.now());
-    let keep = ctx.settings().timing.quote;
+    let message = message.clone();
     ctx.ledger()
         .write(move |tx| {
-            mark_done(tx, &message, None)?;
-            let body = encode(&Message::Reply(Reply::error(id, refusal)))?;
-            let row = OutboxRow {
-                channel: message.channel,
-                to: message.sender,
-                body,
-                relays: vec![message.relay.clone()],
-                written_at: now,
-                expires_at: now.plus(keep),
-                attempts: 0,
-                next_attempt: now,
-            };
-            tx.put(
-                &OUTBOX,
-                &format!("refusal/{}/{}", message.rumor, now.as_secs()),
-                &row,
-            )
+            mark_done(tx, &message, Some(id))?;
+            let key = request_key(&message.sender, id);
+            match tx.get(&REQUESTS, &key)? {
+                Some(row) if row.answer.is_none() && row.lease.is_none() => {
+                    tx.delete(&REQUESTS, &key)
+                }
+                _ => Ok(()),
+            }
         })
-        .await?;
-    ctx.outbox.notify_one();
-    Ok(())
+        .await
 }
 
 pub(super) fn encode(message: &Message) -> Result<String, LedgerError> {

@@ -1,7 +1,7 @@
 //! Questions to a running daemon, over a unix socket in its data directory that
 //! only its own user can open. One line of JSON asks, one line of JSON answers,
 //! and the connection ends: `{"ask":"leases"}` -> `{"ok":[…]}` or `{"error":"…"}`.
-//! Nothing can be changed this way.
+//! Nothing can be changed this way; `reload` makes the daemon read its own file.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,17 @@ pub enum Ask {
     Status,
     /// What the wallet holds: a [`MoneyView`].
     Money,
+    /// Read the configuration file again: a [`ReloadView`].
+    Reload,
+}
+
+/// What reading the configuration again has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// JSON pointers of what holds from now on.
+    pub changed: Vec<String>,
+    /// JSON pointers of what has changed in the file and needs a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// A lease, for the operator.
@@ -121,6 +132,8 @@ pub trait Queries: Send + Sync {
     async fn status(&self) -> Result<StatusView, String>;
     /// What the wallet holds.
     async fn money(&self) -> Result<MoneyView, String>;
+    /// Reads the configuration file again; a bad one changes nothing.
+    async fn reload(&self) -> Result<ReloadView, String>;
 }
 
 /// What goes back.
@@ -256,6 +269,7 @@ async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
         Ask::Offer => pack(queries.offer().await),
         Ask::Status => pack(queries.status().await),
         Ask::Money => pack(queries.money().await),
+        Ask::Reload => pack(queries.reload().await),
     }
 }
 

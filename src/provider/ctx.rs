@@ -1,19 +1,21 @@
 //! What every part of the provider has at hand.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::actors::Actors;
+use super::admission::Admission;
 use super::clock::Clock;
+use super::lanes::Lanes;
 use super::offer;
 use super::paygress::ports::HeldPorts;
-use super::settings::Settings;
+use super::settings::{RequestPolicy, Settings};
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
 use crate::core::ids::{LeaseId, PublicKey};
 use crate::core::lease::{Lease, Pace, Phase};
-use crate::core::policy::rate::RateLimiter;
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
 use crate::gateway::Ports;
@@ -55,24 +57,35 @@ pub struct Ctx {
     pub actors: Actors,
     /// Ports that are about to be a lease's.
     pub(super) held_ports: HeldPorts,
-    limiter: Mutex<RateLimiter>,
-    started: tokio::time::Instant,
+    /// Who is listened to.
+    pub admission: Admission,
+    /// Queues before the mints.
+    pub(super) lanes: Lanes,
+    /// Workloads that may be made at once.
+    pub(super) creates: Semaphore,
+    /// What the inbox asks of gift wraps (NIP-13).
+    pub pow_bits: Arc<AtomicU8>,
+    /// What of the settings may change while the daemon runs.
+    policy: RwLock<Arc<RequestPolicy>>,
 }
 
 impl Ctx {
     /// A provider made of these parts; nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let requests = &parts.settings.requests;
-        let limiter = RateLimiter::new(requests.per_key_per_minute, requests.per_minute, 0);
+        let settings = &parts.settings;
+        let policy = settings.requests.clone();
         Arc::new(Self {
+            admission: Admission::new(&policy),
+            lanes: Lanes::new(settings),
+            creates: Semaphore::new(settings.creates.max(1)),
+            pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
+            policy: RwLock::new(Arc::new(policy)),
             parts,
             outbox: Notify::new(),
             changed: Notify::new(),
             closed: tokio::sync::broadcast::Sender::new(64),
             actors: Actors::default(),
             held_ports: HeldPorts::default(),
-            limiter: Mutex::new(limiter),
-            started: tokio::time::Instant::now(),
         })
     }
 
@@ -81,7 +94,8 @@ impl Ctx {
         self.parts.clock.now()
     }
 
-    /// The operator's settings.
+    /// The operator's settings, as they were at the start. Those of
+    /// [`policy`](Self::policy) may have changed since.
     pub fn settings(&self) -> &Settings {
         &self.parts.settings
     }
@@ -91,13 +105,17 @@ impl Ctx {
         &self.parts.ledger
     }
 
-    /// Whether `key` may ask once more within its share.
-    pub fn allow(&self, key: PublicKey) -> bool {
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.limiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .allow(key, now_ms)
+    /// Who may ask and how often, as of now.
+    pub fn policy(&self) -> Arc<RequestPolicy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another policy from now on; the offer follows.
+    pub fn set_policy(&self, policy: RequestPolicy) {
+        self.admission.set(&policy);
+        self.pow_bits.store(policy.pow_bits, Ordering::Relaxed);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.changed.notify_one();
     }
 
     /// How fast leases go.

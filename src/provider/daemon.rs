@@ -154,6 +154,7 @@ impl Provider {
         paygress::ports::sync(&ctx).await?;
         let reading = InboxOptions {
             direct,
+            pow_bits: Arc::clone(&ctx.pow_bits),
             ..InboxOptions::default()
         };
         let (inbox, messages) = Inbox::start(&relays, keys.clone(), stores, reading);

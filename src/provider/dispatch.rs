@@ -8,21 +8,23 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::answers;
+use super::admission::{self, Heard};
+use super::answers::{self, Note, Unkept};
 use super::ctx::Ctx;
 use super::handlers::{self, Handled};
+use super::lanes;
 use super::paygress;
 use super::refuse::{self, Refusal};
 use crate::core::ids::{PublicKey, RequestId};
+use crate::core::policy::rate::Class;
 use crate::ledger::{INBOX, LedgerError, OldAsk, REQUESTS, RequestRow, request_key};
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Message, Reply};
 use crate::protocol::request::Request;
-use crate::protocol::{DIALECT, MAX_REQUEST};
 use crate::relay::Incoming;
 
 /// Requests that are handled at once; more wait in the inbox's channel.
@@ -34,11 +36,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// A message written longer ago than this is ignored: what is remembered of
-/// requests that moved no money reaches back a week, and a relay that brings an
-/// old one again must not buy anything. The inbox looks back three days.
-const TOO_OLD: Duration = Duration::from_secs(5 * 24 * 3600);
-
 /// Takes messages from the inbox and hands each to a task of its own.
 pub struct Dispatcher {
     ctx: Arc<Ctx>,
@@ -47,6 +44,9 @@ pub struct Dispatcher {
     stop: CancellationToken,
     tasks: TaskTracker,
 }
+
+/// A place among [`PARALLEL`], as long as it is needed.
+pub(super) type HeldPlace = Option<OwnedSemaphorePermit>;
 
 /// Requests that are being handled.
 #[derive(Default)]
@@ -80,7 +80,6 @@ impl Drop for BusyGuard {
 /// The part of a request that is read first.
 #[derive(Deserialize)]
 struct Envelope {
-    satlet: Option<u32>,
     request_id: Option<RequestId>,
 }
 
@@ -136,10 +135,9 @@ impl Dispatcher {
         self.tasks.spawn(stop.run_until_cancelled_owned(async move {
             let mut place = Some(place);
             let mut wait = AGAIN;
-            while !handled(&ctx, &busy, &message).await {
+            while !handled(&ctx, &busy, &message, place).await {
                 // The ledger failed: the message is stored, and nobody brings it
                 // again before the next start.
-                drop(place.take());
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(AGAIN_MAX);
                 place = Arc::clone(&places).acquire_owned().await.ok();
@@ -150,9 +148,10 @@ impl Dispatcher {
 
 /// Handles a message in a task of its own, so that a panic is an answer and not
 /// the end. `false` where the ledger failed.
-async fn handled(ctx: &Arc<Ctx>, busy: &Arc<Busy>, message: &Incoming) -> bool {
+async fn handled(ctx: &Arc<Ctx>, busy: &Arc<Busy>, message: &Incoming, place: HeldPlace) -> bool {
     let rumor = message.rumor;
-    let inner = tokio::spawn(one(Arc::clone(ctx), Arc::clone(busy), message.clone()));
+    let (shared, busy) = (Arc::clone(ctx), Arc::clone(busy));
+    let inner = tokio::spawn(one(shared, busy, message.clone(), place));
     let done = match AbortOnDropHandle::new(inner).await {
         Ok(done) => done,
         Err(panic) => {
@@ -186,23 +185,33 @@ fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
     Ok(left)
 }
 
-async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), LedgerError> {
-    if message.written_at < ctx.now().minus(TOO_OLD) {
-        tracing::info!(rumor = %message.rumor, "written too long ago; ignored");
-        return done(&ctx, &message, None).await;
+async fn one(
+    ctx: Arc<Ctx>,
+    busy: Arc<Busy>,
+    message: Incoming,
+    place: HeldPlace,
+) -> Result<(), LedgerError> {
+    // What an earlier run left undone was admitted by that one.
+    if !ctx.admission.was_handed_over(&message.rumor) {
+        match admission::hear(&ctx, &message)? {
+            Heard::Take => {}
+            Heard::Ignore => return done(&ctx, &message, None).await,
+            Heard::Refuse(refusal, _) => {
+                return answers::unstored(&ctx, &message, *refusal, Note::Done).await;
+            }
+        }
     }
     if let Some(read) = paygress::read(&ctx, &message) {
         let key = (message.sender, paygress::request_id(&message.rumor));
         let Some(_guard) = busy.enter(key) else {
             return Ok(());
         };
-        return paygress::handle(&ctx, &message, read).await;
+        return paygress::handle(&ctx, &message, read, place).await;
     }
-    let Ok(envelope) = serde_json::from_str::<Envelope>(&message.body) else {
-        tracing::debug!(rumor = %message.rumor, "not a request; ignored");
-        return done(&ctx, &message, None).await;
-    };
-    let (Some(dialect), Some(id)) = (envelope.satlet, envelope.request_id) else {
+    let id = serde_json::from_str::<Envelope>(&message.body)
+        .ok()
+        .and_then(|envelope| envelope.request_id);
+    let Some(id) = id else {
         tracing::debug!(rumor = %message.rumor, "not a request of this dialect; ignored");
         return done(&ctx, &message, None).await;
     };
@@ -210,17 +219,12 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
         // The one answer goes out when the first copy is dealt with.
         return done(&ctx, &message, Some(id)).await;
     };
-    if let Err(refusal) = admit(&ctx, &message, dialect) {
-        // A refusal says that the token is untouched. That is no answer to a
-        // request that was taken before: it has its own.
-        if !is_taken(&ctx, &message, id)? {
-            return answers::unstored(&ctx, &message, id, refusal).await;
-        }
-        if refusal.code == Code::TooManyRequests {
-            return done(&ctx, &message, Some(id)).await;
-        }
-    }
-    let ready = ready(&ctx, &message, id).await?;
+    let mut place = place;
+    let ready = match ready(&ctx, &message, id, &mut place).await? {
+        Ready::Silent => return done(&ctx, &message, Some(id)).await,
+        Ready::Reply(reply) => Some(*reply),
+        Ready::NotYet => None,
+    };
     match known(&ctx, &message, id, None, ready).await? {
         Known::Answered => Ok(()),
         Known::OtherBody => {
@@ -229,11 +233,24 @@ async fn one(ctx: Arc<Ctx>, busy: Arc<Busy>, message: Incoming) -> Result<(), Le
                 "this request id came before with another body",
                 "use a new request id for a new request",
             );
-            answers::unstored(&ctx, &message, id, refusal).await
+            if !admission::within_ration(&ctx, &message.sender, Class::Stranger)? {
+                return done(&ctx, &message, None).await;
+            }
+            answers::unstored(&ctx, &message, Unkept::Ours(id, refusal), Note::Done).await
         }
         Known::Pending => done(&ctx, &message, Some(id)).await,
-        Known::New => handle(&ctx, &message, id).await,
+        Known::New => handle(&ctx, &message, id, place).await,
     }
+}
+
+/// What comes of a request before it is written down.
+enum Ready {
+    /// Nothing: it has to be written down first, or is already.
+    NotYet,
+    /// Its answer.
+    Reply(Box<Reply>),
+    /// It is refused, and that is not told.
+    Silent,
 }
 
 /// The answer to a request that only asks and is not known yet: nothing has to
@@ -243,69 +260,31 @@ async fn ready(
     ctx: &Arc<Ctx>,
     message: &Incoming,
     id: RequestId,
-) -> Result<Option<Reply>, LedgerError> {
+    place: &mut HeldPlace,
+) -> Result<Ready, LedgerError> {
     let Ok(request) = serde_json::from_str::<Request>(&message.body) else {
-        return Ok(None);
+        return Ok(Ready::NotYet);
     };
     let key = request_key(&message.sender, id);
     if !request.ask.only_asks() || ctx.ledger().read(|r| r.get(&REQUESTS, &key))?.is_some() {
-        return Ok(None);
+        return Ok(Ready::NotYet);
     }
-    Ok(match attempt(ctx, message, &request).await {
-        Ok(Handled::Answer(answer)) => Some(Reply::result(id, *answer)),
-        Ok(Handled::Later(_)) => None,
-        Err(refusal) => Some(refused(message, id, refusal)),
+    Ok(match attempt(ctx, message, &request, place.take()).await {
+        Ok(Handled::Answer(answer)) => Ready::Reply(Box::new(Reply::result(id, *answer))),
+        Ok(Handled::Later(_)) => Ready::NotYet,
+        Err(refusal) => {
+            let class = admission::class(ctx, &message.sender, None);
+            if !admission::tells(ctx, &message.sender, class)? {
+                return Ok(Ready::Silent);
+            }
+            Ready::Reply(Box::new(refused(message, id, refusal)))
+        }
     })
 }
 
 fn refused(message: &Incoming, id: RequestId, refusal: Refusal) -> Reply {
     tracing::info!(request = %id, owner = %message.sender, code = %refusal.code, "refused");
     Reply::error(id, refusal)
-}
-
-/// Whether the request is answered or under way.
-pub(super) fn is_taken(ctx: &Ctx, message: &Incoming, id: RequestId) -> Result<bool, LedgerError> {
-    let key = request_key(&message.sender, id);
-    let row = ctx.ledger().read(|reader| reader.get(&REQUESTS, &key))?;
-    Ok(row.is_some_and(|row| row.lease.is_some() || row.answer.is_some()))
-}
-
-/// Whether this sender is served at all, and now.
-pub(super) fn admit(ctx: &Ctx, message: &Incoming, dialect: u32) -> Result<(), Refusal> {
-    let policy = &ctx.settings().requests;
-    let welcome = policy.allow.is_empty() || policy.allow.contains(&message.sender);
-    if !welcome || policy.deny.contains(&message.sender) {
-        return Err(WireError::new(
-            Code::NotAllowed,
-            "this provider does not serve your key",
-            "choose another provider",
-        ));
-    }
-    if !ctx.allow(message.sender) {
-        return Err(WireError::new(
-            Code::TooManyRequests,
-            format!(
-                "more than {} requests in a minute",
-                policy.per_key_per_minute
-            ),
-            "wait a minute and ask again with the same request id",
-        ));
-    }
-    if message.body.len() > MAX_REQUEST {
-        return Err(WireError::new(
-            Code::MessageTooLarge,
-            format!("the request is longer than {MAX_REQUEST} bytes"),
-            "send a token of fewer proofs, or a shorter command or environment",
-        ));
-    }
-    if dialect != DIALECT {
-        return Err(WireError::new(
-            Code::UnsupportedVersion,
-            format!("this provider speaks version {DIALECT}, not {dialect}"),
-            "use a client for that version, or look at `dialects` in the offer",
-        ));
-    }
-    Ok(())
 }
 
 /// What is known of a request.
@@ -381,9 +360,19 @@ pub(super) async fn known(
     Ok(found)
 }
 
-async fn handle(ctx: &Arc<Ctx>, message: &Incoming, id: RequestId) -> Result<(), LedgerError> {
+async fn handle(
+    ctx: &Arc<Ctx>,
+    message: &Incoming,
+    id: RequestId,
+    place: HeldPlace,
+) -> Result<(), LedgerError> {
+    let mut token = None;
     let outcome = match serde_json::from_str::<Request>(&message.body) {
-        Ok(request) => attempt(ctx, message, &request).await,
+        Ok(request) => {
+            let outcome = attempt(ctx, message, &request, place).await;
+            token = request.ask.token().map(str::to_owned);
+            outcome
+        }
         Err(error) => Err(WireError::new(
             Code::InvalidRequest,
             format!("the request cannot be read: {error}"),
@@ -399,7 +388,13 @@ async fn handle(ctx: &Arc<Ctx>, message: &Incoming, id: RequestId) -> Result<(),
         Ok(Handled::Answer(answer)) => {
             answers::answer(ctx, message, Reply::result(id, *answer)).await
         }
-        Err(refusal) => answers::answer(ctx, message, refused(message, id, refusal)).await,
+        Err(refusal) => {
+            let class = admission::class(ctx, &message.sender, token.as_deref());
+            if !admission::tells(ctx, &message.sender, class)? {
+                return answers::silent(ctx, message, id).await;
+            }
+            answers::answer(ctx, message, refused(message, id, refusal)).await
+        }
     }
 }
 
@@ -407,6 +402,7 @@ async fn attempt(
     ctx: &Arc<Ctx>,
     message: &Incoming,
     request: &Request,
+    place: HeldPlace,
 ) -> Result<Handled, Refusal> {
     if request.expires_at.is_some_and(|end| end < ctx.now()) {
         return Err(WireError::new(
@@ -415,6 +411,9 @@ async fn attempt(
             "ask again with a new request id",
         ));
     }
+    // Who waits for a mint has a place in its lane, and none here.
+    let _place = place.filter(|_| !lanes::asks_a_mint(&request.ask));
+    let _lane = ctx.lanes.enter(ctx, &request.ask).await?;
     handlers::handle(ctx, message.sender, request).await
 }
 

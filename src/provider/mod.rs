@@ -5,6 +5,7 @@
 //! [`steps`]); [`answers`] go into the outbox in the commit that they announce.
 
 pub mod actors;
+pub mod admission;
 pub mod answers;
 pub mod backend;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod doors;
 mod handlers;
+mod lanes;
 pub mod offer;
 pub mod paygress;
 pub mod queries;

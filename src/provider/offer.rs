@@ -117,6 +117,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
             requests_per_minute: settings.requests.per_key_per_minute,
             leases_per_key: settings.requests.leases_per_key,
             grace_seconds: settings.timing.grace.as_secs(),
+            pow_bits: settings.requests.pow_bits,
         },
         not_enforced: missing,
         outgoing_network: facts.capabilities.outgoing_network,
@@ -165,7 +166,11 @@ pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
         promised: promised(&leases),
         completed,
     };
-    Ok(build(ctx.settings(), &facts))
+    let settings = Settings {
+        requests: (*ctx.policy()).clone(),
+        ..ctx.settings().clone()
+    };
+    Ok(build(&settings, &facts))
 }
 
 /// The heartbeat as of now.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::control::{BalanceView, LeaseView, MoneyView, Queries, RelayView, StatusView};
+use super::control::{
+    BalanceView, LeaseView, MoneyView, Queries, RelayView, ReloadView, StatusView,
+};
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
@@ -24,16 +26,21 @@ pub struct ProviderQueries {
     ctx: Arc<Ctx>,
     relays: Relays,
     started_at: Timestamp,
+    reload: Reload,
 }
+
+/// Reads the configuration file again; blocking.
+pub type Reload = Arc<dyn Fn() -> Result<ReloadView, String> + Send + Sync>;
 
 impl ProviderQueries {
     /// Answers from this provider, which starts now.
-    pub fn new(ctx: Arc<Ctx>, relays: Relays) -> Self {
+    pub fn new(ctx: Arc<Ctx>, relays: Relays, reload: Reload) -> Self {
         let started_at = ctx.now();
         Self {
             ctx,
             relays,
             started_at,
+            reload,
         }
     }
 
@@ -52,6 +59,12 @@ impl ProviderQueries {
 
 #[async_trait]
 impl Queries for ProviderQueries {
+    async fn reload(&self) -> Result<ReloadView, String> {
+        let reload = Arc::clone(&self.reload);
+        let done = tokio::task::spawn_blocking(move || reload()).await;
+        done.map_err(|error| error.to_string())?
+    }
+
     async fn leases(&self) -> Result<Vec<LeaseView>, String> {
         let mut leases = self.all()?;
         leases.truncate(MAX_LEASES);

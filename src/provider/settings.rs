@@ -46,7 +46,12 @@ pub struct Settings {
     pub sell_unenforced: bool,
     /// What runs workloads.
     pub backend: BackendSetting,
+    /// Workloads that the backend makes at once, at least 1; more wait.
+    pub creates: usize,
 }
+
+/// Workloads that a backend makes at once, where the operator says nothing.
+pub const CREATES: usize = 4;
 
 /// What runs workloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,10 +181,19 @@ pub struct RequestPolicy {
     pub deny: Vec<PublicKey>,
     /// Requests that one key may send in a minute.
     pub per_key_per_minute: u32,
-    /// Requests of all keys in a minute.
+    /// Requests of all keys in a minute that own no lease and bring no money.
+    /// Those that bring some may send as many more, and so may owners.
     pub per_minute: u32,
     /// Leases that one key may have at once.
     pub leases_per_key: u32,
+    /// Refusals that one key without a lease is told in a minute.
+    pub errors_per_key_per_minute: u32,
+    /// Refusals that are told in a minute to all keys without a lease, and as
+    /// many more to those that brought money.
+    pub errors_per_minute: u32,
+    /// Leading zero bits that a gift wrap's id has to have (NIP-13), at most
+    /// [`MAX_BITS`](crate::relay::pow::MAX_BITS); 0: none.
+    pub pow_bits: u8,
 }
 
 /// When things happen.
@@ -217,6 +231,9 @@ impl Default for RequestPolicy {
             per_key_per_minute: 30,
             per_minute: 600,
             leases_per_key: 8,
+            errors_per_key_per_minute: 10,
+            errors_per_minute: 60,
+            pow_bits: 0,
         }
     }
 }

@@ -201,8 +201,13 @@ async fn provision(ctx: &Arc<Ctx>, lease: &Lease, bell: &Notify) -> Result<Taken
         return Ok(Taken::TryLater);
     };
     let patience = Duration::from_secs(deadline.secs_since(ctx.now()));
+    let create = async {
+        // It is never closed.
+        let _place = ctx.creates.acquire().await;
+        ctx.parts.backend.create(&lease.id, &spec).await
+    };
     let made = tokio::select! {
-        made = tokio::time::timeout(patience, ctx.parts.backend.create(&lease.id, &spec)) => made,
+        made = tokio::time::timeout(patience, create) => made,
         () = stop_asked(ctx, &lease.id, bell) => return Ok(Taken::Done),
     };
     match made {

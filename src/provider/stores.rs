@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::admission::{self, Heard};
+use super::answers::{self, Note};
 use super::ctx::Ctx;
 use super::paygress;
 use crate::core::ids::EventId;
@@ -21,6 +23,27 @@ impl Stores {
     /// The stores of `ctx`.
     pub fn new(ctx: Arc<Ctx>) -> Self {
         Self(ctx)
+    }
+
+    /// Whether a message is to be stored at all. What is not is forgotten: the
+    /// relay has it yet, and after a restart it is looked at once more.
+    async fn admit(&self, message: &Incoming, wrap: &EventId) -> Result<bool, LedgerError> {
+        if self.seen_wrap(wrap).await {
+            return Ok(false);
+        }
+        match admission::hear(&self.0, message)? {
+            Heard::Take => Ok(true),
+            Heard::Ignore => Ok(false),
+            Heard::Refuse(refusal, paid) => {
+                let note = if paid {
+                    Note::Wrap(*wrap)
+                } else {
+                    Note::Nothing
+                };
+                answers::unstored(&self.0, message, *refusal, note).await?;
+                Ok(false)
+            }
+        }
     }
 }
 
@@ -46,7 +69,11 @@ fn attempted(tx: &Tx, id: &str) -> Result<Option<(String, OutboxRow)>, LedgerErr
 #[async_trait]
 impl InboxStore for Stores {
     async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
-        let (message, wrap, now) = (message.clone(), event_key(wrap), self.0.now());
+        if !self.admit(message, wrap).await.map_err(failed)? {
+            return Ok(false);
+        }
+        let (rumor, message) = (message.rumor, message.clone());
+        let (wrap, now) = (event_key(wrap), self.0.now());
         let write = self.0.ledger().write(move |tx| {
             // The same wrap by another relay, at the same moment.
             if tx.get(&WRAPS, &wrap)?.is_some() {
@@ -71,7 +98,11 @@ impl InboxStore for Stores {
             tx.put(&INBOX, &key, &row)?;
             Ok(true)
         });
-        write.await.map_err(failed)
+        let new = write.await.map_err(failed)?;
+        if new {
+            self.0.admission.hand_over(rumor);
+        }
+        Ok(new)
     }
 
     async fn seen_wrap(&self, wrap: &EventId) -> bool {
@@ -80,18 +111,6 @@ impl InboxStore for Stores {
             .ledger()
             .read(|reader| reader.get(&WRAPS, &event_key(wrap)));
         matches!(seen, Ok(Some(_)))
-    }
-
-    async fn remember_wrap(&self, wrap: &EventId) {
-        let (key, now) = (event_key(wrap), self.0.now());
-        if let Err(error) = self
-            .0
-            .ledger()
-            .write(move |tx| tx.put(&WRAPS, &key, &now))
-            .await
-        {
-            tracing::warn!(%error, "a gift wrap was not noted; it will be opened again");
-        }
     }
 
     async fn last_seen(&self, relay: &str) -> Option<Timestamp> {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission;
 use super::ctx::Ctx;
 use super::paygress;
 use crate::core::ids::LeaseId;
@@ -21,6 +22,13 @@ const EVERY: Duration = Duration::from_secs(60);
 /// looks back (3 days and a margin).
 const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Messages, and requests, that are remembered at most; beyond it those that
+/// moved no money are forgotten early, the oldest first, down to three quarters.
+const MOST: usize = 50_000;
+/// The same for gift wraps, which are small: half a day of a flood at the default
+/// rate. One that is forgotten is opened again when a relay brings it again.
+const MOST_WRAPS: usize = 400_000;
+
 /// How long one call of the backend or the wallet may take.
 const CALL: Duration = Duration::from_secs(60);
 
@@ -29,14 +37,16 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds: u64 = 0;
+    let mut counts = (0, 0);
     loop {
         tick.tick().await;
+        counts = admission::report(&ctx, counts);
         orphans(&ctx).await;
         match tokio::time::timeout(CALL, ctx.parts.wallet.recover()).await {
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the wallet could not recover"),
         }
-        if rounds.is_multiple_of(60)
+        if (rounds.is_multiple_of(60) || is_full(&ctx))
             && let Err(error) = forget(&ctx).await
         {
             tracing::error!(%error, "old messages could not be forgotten");
@@ -65,6 +75,26 @@ pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
     paygress::forget(ctx).await
 }
 
+/// Whether more is remembered than should be.
+fn is_full(ctx: &Ctx) -> bool {
+    let full = ctx.ledger().read(|reader| {
+        let messages = reader.count(&INBOX)?.max(reader.count(&REQUESTS)?);
+        Ok(messages > MOST as u64 || reader.count(&WRAPS)? > MOST_WRAPS as u64)
+    });
+    full.unwrap_or(false)
+}
+
+/// The instant before which a table with these stamps is forgotten.
+fn horizon(mut stamps: Vec<Timestamp>, before: Timestamp, most: usize) -> Timestamp {
+    let keep = most / 4 * 3;
+    if stamps.len() <= most {
+        return before;
+    }
+    let oldest_kept = stamps.len() - keep;
+    let (_, at, _) = stamps.select_nth_unstable(oldest_kept);
+    (*at).max(before)
+}
+
 /// Keys of rows to be forgotten.
 struct Gone {
     wraps: Vec<String>,
@@ -86,13 +116,24 @@ impl Gone {
         let ended = |at: &Lease| matches!(at.phase, Phase::Ended { at } if at < before);
         let payments = reader.all(&PAYMENTS)?.into_iter().map(|(_, row)| row);
         let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
+        let (wraps, inbox) = (reader.all(&WRAPS)?, reader.all(&INBOX)?);
+        let asked = reader.all(&REQUESTS)?;
+        let wraps_before = horizon(
+            wraps.iter().map(|(_, at)| *at).collect(),
+            before,
+            MOST_WRAPS,
+        );
+        let received = inbox.iter().map(|(_, row)| row.received_at);
+        let inbox_before = horizon(received.collect(), before, MOST);
+        let received = asked.iter().map(|(_, row)| row.received_at);
+        let asked_before = horizon(received.collect(), before, MOST);
         Ok(Self {
-            wraps: keys(reader.all(&WRAPS)?, |at| *at < before),
-            inbox: keys(reader.all(&INBOX)?, |row| {
-                row.done && row.received_at < before
-            }),
-            requests: keys(reader.all(&REQUESTS)?, |row| {
-                row.answer.is_some() && row.received_at < before && forgotten(row.lease.as_ref())
+            wraps: keys(wraps, |at| *at < wraps_before),
+            inbox: keys(inbox, |row| row.done && row.received_at < inbox_before),
+            requests: keys(asked, |row| {
+                row.answer.is_some()
+                    && row.received_at < asked_before
+                    && forgotten(row.lease.as_ref())
             }),
             payments: payments.filter(rejected).collect(),
             leases: keys(reader.all(&ENDED)?, |lease| {
@@ -155,5 +196,22 @@ async fn orphans(ctx: &Ctx) {
                 tracing::warn!(lease = %id, owner = %workload.labels.owner, "a workload without a lease in this ledger");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_most_the_oldest_quarter_is_forgotten_early() {
+        let at = Timestamp::from_secs;
+        let stamps = |n: u64| (0..n).rev().map(|n| at(1_000 + n)).collect::<Vec<_>>();
+        assert_eq!(horizon(stamps(100), at(5), 100), at(5));
+        let all = stamps(101);
+        let from = horizon(all.clone(), at(5), 100);
+        assert_eq!(all.iter().filter(|stamp| **stamp >= from).count(), 75);
+        // What is old enough goes anyway.
+        assert_eq!(horizon(all, at(1_000_000), 100), at(1_000_000));
     }
 }

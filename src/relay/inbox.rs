@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nostr_sdk::{Event, Keys, Kind};
@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::convert::{id_from, now};
+use super::pow;
 use super::reader::Reader;
+use super::seen::Seen;
 use super::session::{MAX_EVENT, Relays};
 use super::wrap::{Unwrapped, is_to, unwrap};
 use super::{Channel, Dropped, InboxStore, Incoming, direct};
@@ -22,6 +24,10 @@ use crate::core::ids::EventId;
 pub struct InboxOptions {
     /// Whether NIP-04 messages (kind 4) are read too.
     pub direct: bool,
+    /// Leading zero bits that the id of a gift wrap has to have (NIP-13); 0:
+    /// none. NIP-04 messages are not asked for any: who sends these cannot mine.
+    /// It may be changed while the inbox runs.
+    pub pow_bits: Arc<AtomicU8>,
     /// How far to look back on a relay that was never seen before.
     pub first_look_back: Duration,
     /// Added to the two days by which stamps may be set back (NIP-59): clocks
@@ -31,7 +37,8 @@ pub struct InboxOptions {
     pub page: usize,
     /// How long a relay may be silent within a page.
     pub page_timeout: Duration,
-    /// Events of one relay that are worked on at once.
+    /// Live events of one relay that are worked on at once; and as many stored
+    /// ones, so that neither waits for the other.
     pub parallel: usize,
     /// Messages that wait to be taken by the receiver.
     pub queue: usize,
@@ -50,6 +57,7 @@ impl Default for InboxOptions {
         let secs = Duration::from_secs;
         Self {
             direct: false,
+            pow_bits: Arc::default(),
             first_look_back: secs(3 * 24 * 60 * 60),
             margin: secs(60 * 60),
             page: 500,
@@ -101,6 +109,7 @@ impl Inbox {
             options,
             out,
             crypto: Semaphore::new(threads),
+            seen: Arc::default(),
             counts: inbox.counts.clone(),
             ready: inbox.ready.clone(),
             cancel: inbox.cancel.clone(),
@@ -164,7 +173,7 @@ async fn supervise(relays: Relays, worker: Arc<Worker>) {
 
 /// Events dropped, by reason.
 #[derive(Default)]
-pub(super) struct Counts([AtomicU64; 8]);
+pub(super) struct Counts([AtomicU64; 9]);
 
 impl Counts {
     fn of(&self, reason: Dropped) -> Option<&AtomicU64> {
@@ -177,6 +186,7 @@ impl Counts {
             Dropped::WrongKind => 5,
             Dropped::Expired => 6,
             Dropped::Duplicate => 7,
+            Dropped::NoWork => 8,
         };
         self.0.get(index)
     }
@@ -201,6 +211,8 @@ pub(super) struct Worker {
     /// Signatures and decryption are work for the processor: no more at once
     /// than there are.
     crypto: Semaphore,
+    /// Events with a good signature that were worked on, junk too.
+    seen: Arc<Seen>,
     pub(super) counts: Arc<Counts>,
     pub(super) ready: watch::Sender<usize>,
     pub(super) cancel: CancellationToken,
@@ -222,17 +234,17 @@ impl Worker {
         check(&self.keys, self.options.direct, &event)?;
         let channel = channel(&event);
         let id = id_from(&event.id);
+        if self.seen.has(&id) {
+            return Err(Dropped::Duplicate);
+        }
+        let bits = self.options.pow_bits.load(Ordering::Relaxed);
+        if channel == Channel::GiftWrap && !pow::proves(&event, bits) {
+            return Err(Dropped::NoWork);
+        }
         if self.store.seen_wrap(&id).await {
             return Err(Dropped::Duplicate);
         }
-        let opened = self.open(event).await;
-        // With a bad signature the id is anybody's, maybe that of a good one.
-        if let Err(reason) = opened
-            && reason != Dropped::BadSignature
-        {
-            self.store.remember_wrap(&id).await;
-        }
-        let message = opened?;
+        let message = self.open(event, id).await?;
         let message = Incoming {
             channel,
             rumor: message.rumor,
@@ -253,10 +265,20 @@ impl Worker {
         Ok(())
     }
 
-    async fn open(&self, event: Event) -> Result<Unwrapped, Dropped> {
+    /// Checks the signature, makes sure that nobody else works on this event,
+    /// and decrypts it.
+    async fn open(&self, event: Event, id: EventId) -> Result<Unwrapped, Dropped> {
         let permit = self.crypto.acquire().await;
-        let keys = self.keys.clone();
-        let work = tokio::task::spawn_blocking(move || open(&keys, &event));
+        let (keys, seen) = (self.keys.clone(), Arc::clone(&self.seen));
+        let work = tokio::task::spawn_blocking(move || {
+            event.verify().map_err(|_| Dropped::BadSignature)?;
+            // With a bad signature the id is anybody's, maybe that of a good one;
+            // so it is noted here and not before.
+            if !seen.claim(&id) {
+                return Err(Dropped::Duplicate);
+            }
+            decrypt(&keys, &event)
+        });
         let opened = work.await.unwrap_or(Err(Dropped::Undecryptable));
         drop(permit);
         opened
@@ -316,6 +338,11 @@ pub fn check(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped> {
 /// The reason why the event is dropped.
 pub fn open(keys: &Keys, event: &Event) -> Result<Unwrapped, Dropped> {
     event.verify().map_err(|_| Dropped::BadSignature)?;
+    decrypt(keys, event)
+}
+
+/// Opens an event whose signature is right.
+fn decrypt(keys: &Keys, event: &Event) -> Result<Unwrapped, Dropped> {
     match channel(event) {
         Channel::GiftWrap => unwrap(keys, event),
         Channel::Nip04 => direct::read(keys, event),

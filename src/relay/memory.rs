@@ -34,20 +34,8 @@ impl MemoryInbox {
     pub fn new() -> Self {
         Self::default()
     }
-}
 
-#[async_trait]
-impl InboxStore for MemoryInbox {
-    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
-        self.remember_wrap(wrap).await;
-        Ok(lock(&self.0).rumors.insert(message.rumor))
-    }
-
-    async fn seen_wrap(&self, wrap: &EventId) -> bool {
-        lock(&self.0).wraps.contains(wrap)
-    }
-
-    async fn remember_wrap(&self, wrap: &EventId) {
+    fn remember(&self, wrap: &EventId) {
         let mut state = lock(&self.0);
         if !state.wraps.insert(*wrap) {
             return;
@@ -58,6 +46,18 @@ impl InboxStore for MemoryInbox {
         {
             state.wraps.remove(&oldest);
         }
+    }
+}
+
+#[async_trait]
+impl InboxStore for MemoryInbox {
+    async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
+        self.remember(wrap);
+        Ok(lock(&self.0).rumors.insert(message.rumor))
+    }
+
+    async fn seen_wrap(&self, wrap: &EventId) -> bool {
+        lock(&self.0).wraps.contains(wrap)
     }
 
     async fn last_seen(&self, relay: &str) -> Option<Timestamp> {

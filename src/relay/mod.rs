@@ -19,8 +19,11 @@ pub mod memory;
 mod open;
 mod options;
 pub mod outbox;
+mod patience;
+pub mod pow;
 pub mod publisher;
 mod reader;
+mod seen;
 pub mod session;
 mod subscription;
 pub mod wrap;
@@ -79,6 +82,8 @@ pub const MAX_PLAINTEXT: usize = 65_535;
 pub enum Dropped {
     /// Larger than [`MAX_EVENT`](session::MAX_EVENT).
     TooLarge,
+    /// Without the proof of work (NIP-13) that is asked for.
+    NoWork,
     /// Not a gift wrap to us.
     NotForUs,
     /// Id or signature of the wrap is wrong.
@@ -114,9 +119,6 @@ pub trait InboxStore: Send + Sync {
     /// Whether this gift wrap (outer event id) was seen: saves the decryption.
     /// A store may forget old ones: deduping is by rumor id.
     async fn seen_wrap(&self, wrap: &EventId) -> bool;
-
-    /// Remembers a gift wrap (outer event id).
-    async fn remember_wrap(&self, wrap: &EventId);
 
     /// When this relay was last known to be connected and caught up.
     async fn last_seen(&self, relay: &str) -> Option<Timestamp>;

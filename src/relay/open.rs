@@ -11,7 +11,6 @@ use nostr_sdk::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::convert::time_from;
 use super::link::Command;
 use super::session::MAX_EVENT;
 use super::subscription::{Item, Sink, Subscription};
@@ -154,25 +153,28 @@ impl<'a> Open<'a> {
             Message::Close(_) => return Err("the relay closed the connection".to_owned()),
             _ => return Ok(()),
         };
-        let Ok(parsed) = RelayMessage::from_json(text) else {
-            return match unreadable(text) {
-                Some((id, item)) => self.give(&id, item, 0),
-                // Some relays send messages of their own; they mean nothing here.
-                None => Ok(()),
-            };
+        // What is too large is not taken apart.
+        let parsed = match text.len() <= MAX_EVENT + ENVELOPE {
+            true => RelayMessage::from_json(text).map_err(|_| Dropped::Undecryptable),
+            false => Err(Dropped::TooLarge),
+        };
+        let parsed = match parsed {
+            Ok(parsed) => parsed,
+            Err(why) => {
+                return match unreadable(text, why) {
+                    Some((id, item)) => self.give(&id, item, 0),
+                    // Some relays send messages of their own; they mean nothing here.
+                    None => Ok(()),
+                };
+            }
         };
         match parsed {
             RelayMessage::Event {
                 subscription_id,
                 event,
             } => {
-                let size = text.len();
-                let item = if size > MAX_EVENT + ENVELOPE {
-                    Item::Unreadable(event.id, time_from(event.created_at), Dropped::TooLarge)
-                } else {
-                    Item::Event(Box::new(event.into_owned()))
-                };
-                self.give(&subscription_id, item, size)
+                let item = Item::Event(Box::new(event.into_owned()));
+                self.give(&subscription_id, item, text.len())
             }
             RelayMessage::EndOfStoredEvents(id) => self.give(&id, Item::Eose, 0),
             RelayMessage::Closed {
@@ -302,7 +304,7 @@ fn wants_auth(reason: &str) -> bool {
 /// An event that a relay has stored though it is not one for us, as one with an
 /// empty tag. It counts where a page is counted: strangers may not hide other
 /// people's messages behind a page full of such.
-fn unreadable(text: &str) -> Option<(SubscriptionId, Item)> {
+fn unreadable(text: &str, why: Dropped) -> Option<(SubscriptionId, Item)> {
     #[derive(serde::Deserialize)]
     struct Stamp {
         id: EventId,
@@ -310,7 +312,7 @@ fn unreadable(text: &str) -> Option<(SubscriptionId, Item)> {
     }
     let (kind, id, event): (String, String, Stamp) = serde_json::from_str(text).ok()?;
     let at = Timestamp::from_secs(event.created_at);
-    let item = Item::Unreadable(event.id, at, Dropped::Undecryptable);
+    let item = Item::Unreadable(event.id, at, why);
     (kind == "EVENT").then(|| (SubscriptionId::new(id), item))
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nostr_sdk::{Event, EventId, Filter, Kind};
@@ -15,26 +15,27 @@ use tokio::time::Instant;
 use super::Dropped;
 use super::convert::{now, time_from, time_to};
 use super::inbox::Worker;
+use super::patience::Patience;
 use super::session::{Link, Relays};
 use super::subscription::{Item, Subscription};
 use super::wrap::BACKDATE_SECS;
 use crate::core::time::Timestamp;
 
-/// Live events that wait while others are worked on.
-const LIVE_QUEUE: usize = 1024;
-
-/// Events with a bad signature, or that were not asked for, that one connection
-/// may bring before it is closed.
-const PATIENCE: u32 = 100;
+/// Live events that wait while others are worked on: a second's work. Their
+/// bytes are bounded too.
+const LIVE_QUEUE: usize = 4096;
 
 /// Reads one relay.
 pub(super) struct Reader {
     url: String,
     relays: Relays,
     worker: Arc<Worker>,
-    /// One permit for each event that may be worked on.
-    slots: Arc<Semaphore>,
-    bad: Arc<AtomicU32>,
+    /// One permit for each live event that may be worked on.
+    live_slots: Arc<Semaphore>,
+    /// The same for stored ones: a long list of these must not delay what is
+    /// sent now.
+    stored_slots: Arc<Semaphore>,
+    patience: Arc<Patience>,
 }
 
 /// One page of stored events.
@@ -69,13 +70,14 @@ impl Drop for Ready<'_> {
 
 impl Reader {
     pub(super) fn new(url: String, relays: Relays, worker: Arc<Worker>) -> Self {
-        let slots = Arc::new(Semaphore::new(worker.options.parallel.max(1)));
+        let slots = || Arc::new(Semaphore::new(worker.options.parallel.max(1)));
         Self {
+            live_slots: slots(),
+            stored_slots: slots(),
             url,
             relays,
             worker,
-            slots,
-            bad: Arc::default(),
+            patience: Arc::new(Patience::new()),
         }
     }
 
@@ -111,7 +113,7 @@ impl Reader {
     /// Follows one subscription to its end: the connection is gone, the relay
     /// closed it, or its queue was full.
     async fn follow(&self, link: &Link) {
-        self.bad.store(0, Ordering::Relaxed);
+        self.patience.renew();
         // The stored ones come in pages; one is asked for because some relays
         // take a limit of zero for none at all.
         let filter = self.filter(self.since().await).limit(1);
@@ -155,7 +157,7 @@ impl Reader {
         loop {
             tokio::select! {
                 item = live.next() => match item {
-                    Some(Item::Event(event)) => self.work_on(link, *event).await,
+                    Some(Item::Event(event)) => self.work_on(link, &self.live_slots, *event).await,
                     Some(Item::Unreadable(_, _, reason)) => self.worker.counts.add(reason),
                     Some(Item::Eose) => {}
                     Some(Item::Closed(reason)) => {
@@ -167,7 +169,7 @@ impl Reader {
                 _ = tick.tick() => {
                     let at = now();
                     if caught_up.load(Ordering::Relaxed) && live.is_empty() {
-                        self.drained().await;
+                        self.drained(&self.live_slots).await;
                         self.seen(at).await;
                     }
                 }
@@ -213,7 +215,7 @@ impl Reader {
                 None => filter.clone(),
             };
             let page = self.page(link, filter).await?;
-            self.drained().await;
+            self.drained(&self.stored_slots).await;
             let Some(oldest) = page.oldest else {
                 return Ok(());
             };
@@ -244,11 +246,11 @@ impl Reader {
                     let at = event.created_at;
                     if since.is_some_and(|s| at < s) || until.is_some_and(|u| at > u) {
                         self.worker.counts.add(Dropped::NotForUs);
-                        blame(&self.bad, link).await;
+                        blame(&self.patience, link).await;
                         continue;
                     }
                     page.note(event.id, time_from(at));
-                    self.work_on(link, *event).await;
+                    self.work_on(link, &self.stored_slots, *event).await;
                 }
                 Some(Item::Unreadable(id, at, reason)) => {
                     self.worker.counts.add(reason);
@@ -265,28 +267,29 @@ impl Reader {
 
     /// Has one event worked on, as soon as there is a slot. What is begun is
     /// ended even if this relay goes: a stored message must be handed on.
-    async fn work_on(&self, link: &Link, event: Event) {
-        let Ok(slot) = self.slots.clone().acquire_owned().await else {
+    async fn work_on(&self, link: &Link, slots: &Arc<Semaphore>, event: Event) {
+        let Ok(slot) = slots.clone().acquire_owned().await else {
             return;
         };
-        let (worker, url, bad) = (self.worker.clone(), self.url.clone(), self.bad.clone());
+        let (worker, url) = (self.worker.clone(), self.url.clone());
+        let patience = self.patience.clone();
         let link = link.clone();
         let cancel = worker.cancel.clone();
         let tasks = worker.tasks.clone();
         let work = async move {
             let done = worker.handle(&url, event).await;
             if matches!(done, Err(Dropped::BadSignature | Dropped::NotForUs)) {
-                blame(&bad, &link).await;
+                blame(&patience, &link).await;
             }
             drop(slot);
         };
         tasks.spawn(cancel.run_until_cancelled_owned(work));
     }
 
-    /// Waits until nothing of this relay is worked on.
-    async fn drained(&self) {
+    /// Waits until nothing is worked on that took one of these.
+    async fn drained(&self, slots: &Semaphore) {
         let all = u32::try_from(self.worker.options.parallel.max(1)).unwrap_or(u32::MAX);
-        drop(self.slots.acquire_many(all).await);
+        drop(slots.acquire_many(all).await);
     }
 
     async fn seen(&self, at: Timestamp) {
@@ -298,8 +301,8 @@ impl Reader {
 }
 
 /// One more event that an honest relay would not send.
-async fn blame(bad: &AtomicU32, link: &Link) {
-    if bad.fetch_add(1, Ordering::Relaxed) + 1 == PATIENCE {
+async fn blame(patience: &Patience, link: &Link) {
+    if !patience.bear() {
         link.reproach("the relay sends events that are false or not asked for")
             .await;
     }

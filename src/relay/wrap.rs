@@ -5,6 +5,7 @@ use nostr_sdk::nips::nip44;
 use nostr_sdk::{Event, EventBuilder, JsonUtil, Keys, Kind, Tag, UnsignedEvent};
 
 use super::convert::{id_from, key_from, key_to, time_from, time_to};
+use super::pow::{self, Stop};
 use super::{Dropped, MAX_PLAINTEXT};
 use crate::core::ids::{EventId, PublicKey};
 use crate::core::time::Timestamp;
@@ -26,6 +27,9 @@ pub enum WrapError {
     /// The receiver's key is not a point of the curve.
     #[error("cannot encrypt or sign: {0}")]
     Crypto(String),
+    /// More than [`pow::MAX_BITS`] bits.
+    #[error("{0} bits of proof of work are asked for, more than {max}", max = pow::MAX_BITS)]
+    TooMuchWork(u8),
 }
 
 /// A message out of its wrap, verified.
@@ -61,6 +65,32 @@ pub fn wrap(
     Ok((event, id))
 }
 
+/// As [`wrap`], with a proof of so many bits of work on the gift wrap (NIP-13).
+/// It is done on a thread of its own, and given up when this is dropped.
+///
+/// # Errors
+/// As [`wrap`], and [`WrapError::TooMuchWork`].
+pub async fn wrap_with_work(
+    keys: &Keys,
+    to: &PublicKey,
+    body: &str,
+    written_at: Timestamp,
+    expires: Timestamp,
+    bits: u8,
+) -> Result<Event, WrapError> {
+    if bits > pow::MAX_BITS {
+        return Err(WrapError::TooMuchWork(bits));
+    }
+    let stop = Stop::default();
+    let _guard = stop.guard();
+    let (keys, to, body) = (keys.clone(), *to, body.to_owned());
+    let work = tokio::task::spawn_blocking(move || {
+        let rumor = rumor(&keys, &to, &body, written_at);
+        seal_and_mine(&keys, &to, &rumor, expires, bits, &stop)
+    });
+    work.await.map_err(|e| WrapError::Crypto(e.to_string()))?
+}
+
 /// Whether a reply with this body can be wrapped at all.
 pub fn fits(keys: &Keys, to: &PublicKey, body: &str) -> bool {
     let rumor = rumor(keys, to, body, Timestamp::from_secs(u64::from(u32::MAX)));
@@ -83,6 +113,17 @@ pub(super) fn seal_and_wrap(
     rumor: &UnsignedEvent,
     expires: Timestamp,
 ) -> Result<Event, WrapError> {
+    seal_and_mine(keys, to, rumor, expires, 0, &Stop::default())
+}
+
+fn seal_and_mine(
+    keys: &Keys,
+    to: &PublicKey,
+    rumor: &UnsignedEvent,
+    expires: Timestamp,
+    bits: u8,
+    stop: &Stop,
+) -> Result<Event, WrapError> {
     let crypto = |e: &dyn std::fmt::Display| WrapError::Crypto(e.to_string());
     let to = key_to(to);
     let plain = rumor.as_json();
@@ -98,9 +139,16 @@ pub(super) fn seal_and_wrap(
     let one_time = Keys::generate();
     let wrapped =
         nip44::encrypt(one_time.secret_key(), &to, seal.as_json(), v2).map_err(|e| crypto(&e))?;
-    EventBuilder::new(Kind::GiftWrap, wrapped)
-        .tags([Tag::public_key(to), Tag::expiration(time_to(expires))])
-        .custom_created_at(backdated())
+    let mut tags = vec![Tag::public_key(to), Tag::expiration(time_to(expires))];
+    let (kind, at) = (Kind::GiftWrap, backdated());
+    if bits > 0 {
+        let author = one_time.public_key();
+        let mined = pow::mine(&author, at, kind, &tags, &wrapped, bits, stop);
+        tags.push(mined.ok_or_else(|| WrapError::Crypto("given up".to_owned()))?);
+    }
+    EventBuilder::new(kind, wrapped)
+        .tags(tags)
+        .custom_created_at(at)
         .sign_with_keys(&one_time)
         .map_err(|e| crypto(&e))
 }

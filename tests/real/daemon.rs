@@ -6,12 +6,14 @@ use std::path::Path;
 use satlet::compute::sandbox::Sandbox;
 use satlet::compute::{Backend, Handle, Observed};
 use satlet::core::time::Timestamp;
+use satlet::protocol::error::Code;
+use satlet::protocol::request::Ask;
 use satlet::relay::convert::now;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::local_gateway::make_key;
 use crate::support::openssh::{Stock, missing, out};
-use crate::support::world::{Daemon, Person, World, no_sandbox, one_document, until};
+use crate::support::world::{Asker, Daemon, Person, World, no_sandbox, one_document, until};
 
 const NAME: &str = "BoldAmberHeron";
 
@@ -274,4 +276,51 @@ async fn a_second_daemon_on_the_same_data_is_refused_in_a_sentence() {
         daemon.ask(&["leases"]).status.success(),
         "the first one goes on"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_read_again_while_it_runs_and_a_bad_file_changes_nothing() {
+    let world = World::start(1).await;
+    let mut daemon = Daemon::build(&world, |config| {
+        config["backend"] = json!({ "kind": "fake" });
+    });
+    daemon.start().await;
+    let asker = Asker::start(&world).await;
+    let key = satlet::relay::convert::key_from(&asker.keys.public_key());
+    let to = daemon.key();
+    assert!(asker.ask(&to, Ask::List).await.is_ok());
+
+    daemon.configure(|config| {
+        config["requests"]["deny"] = json!([key.to_hex()]);
+        config["hostname"] = json!("OtherName");
+    });
+    daemon.hang_up();
+    until("it has read the file", || {
+        daemon.log().contains("the configuration was read again")
+    })
+    .await;
+    let refused = asker.ask(&to, Ask::List).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotAllowed);
+    assert!(daemon.log().contains("/hostname"), "needs a restart");
+
+    let good = daemon.configuration();
+    daemon.write_configuration("{ \"requests\": { \"deny\": 7 }, \"tires\": [] }");
+    daemon.hang_up();
+    until("it says what is wrong", || {
+        let log = daemon.log();
+        log.contains("the old one holds") && log.contains("/requests/deny")
+    })
+    .await;
+    assert!(daemon.log().contains("/tires"), "all that is wrong");
+    let refused = asker.ask(&to, Ask::List).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotAllowed);
+
+    daemon.write_configuration(&good);
+    daemon.configure(|config| config["requests"]["deny"] = json!([]));
+    let told = daemon.ask(&["reload"]);
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert!(told.status.success(), "{told:?}");
+    assert!(text.contains("taken over: /requests/deny"), "{text}");
+    assert!(text.contains("needs a restart: /hostname"), "{text}");
+    assert!(asker.ask(&to, Ask::List).await.is_ok());
 }

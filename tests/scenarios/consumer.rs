@@ -190,6 +190,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
                 requests_per_minute: 60,
                 leases_per_key: 4,
                 grace_seconds: 60,
+                pow_bits: 0,
             },
             not_enforced: Vec::new(),
             outgoing_network: false,

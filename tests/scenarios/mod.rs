@@ -4,6 +4,7 @@ mod answers;
 pub mod consumer;
 mod crash;
 mod lease;
+mod load;
 mod paygress;
 mod refusals;
 mod relay;

@@ -181,3 +181,55 @@ async fn message(stream: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
         bytes.extend_from_slice(&buffer[..read]);
     }
 }
+
+/// A TCP proxy whose connections can be cut; ends when it is dropped.
+pub struct Pipe {
+    addr: SocketAddr,
+    cut: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pipe {
+    /// A proxy on a free loopback port before `target`, `host:port`.
+    pub async fn start(target: &str) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (cut, target) = (Arc::new(Notify::new()), target.to_owned());
+        let cutting = cut.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    () = cutting.notified() => connections.abort_all(),
+                    Ok((mut client, _)) = listener.accept() => {
+                        let target = target.clone();
+                        connections.spawn(async move {
+                            if let Ok(mut server) = TcpStream::connect(target).await {
+                                let both = tokio::io::copy_bidirectional(&mut client, &mut server);
+                                let _ = both.await;
+                            }
+                        });
+                    }
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+        });
+        Self { addr, cut, task }
+    }
+
+    /// `ws://…` of the proxy.
+    pub fn ws(&self) -> String {
+        format!("ws://{}", self.addr)
+    }
+
+    /// Cuts all connections that are open; new ones are taken.
+    pub fn cut(&self) {
+        self.cut.notify_one();
+    }
+}

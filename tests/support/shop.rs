@@ -166,11 +166,15 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
             per_key_per_minute: 1000,
             per_minute: 10_000,
             leases_per_key: 50,
+            errors_per_key_per_minute: 1000,
+            errors_per_minute: 10_000,
+            ..RequestPolicy::default()
         },
         timing: Timing::default(),
         sell_unenforced: false,
         paygress: None,
         backend: BackendSetting::Fake,
+        creates: 4,
     }
 }
 
@@ -285,6 +289,30 @@ impl Shop {
         assert!(inbox.store(&message, &wrap).await.unwrap());
         drop(inbox);
         running.dispatcher.dispatch(message).await;
+    }
+
+    /// Brings a message as a relay does: stored where it is worth it, and then
+    /// dispatched. Whether it was.
+    pub async fn post(&self, owner: PublicKey, body: String) -> bool {
+        let running = self.running.as_ref().unwrap();
+        let now = self.ctx().now();
+        let message = Incoming {
+            channel: satlet::relay::Channel::GiftWrap,
+            rumor: EventId::from_bytes(rand::random()),
+            sender: owner,
+            written_at: now,
+            received_at: now,
+            relay: "ws://relay.test".to_owned(),
+            body,
+        };
+        let wrap = EventId::from_bytes(rand::random());
+        let inbox = Stores::new(Arc::clone(self.ctx()));
+        let stored = inbox.store(&message, &wrap).await.unwrap();
+        drop(inbox);
+        if stored {
+            running.dispatcher.dispatch(message).await;
+        }
+        stored
     }
 
     /// The same, written at another time.

@@ -137,6 +137,7 @@ impl Purse {
 pub(crate) struct House {
     pub(crate) settings: Settings,
     pub(crate) engine: FakeEngine,
+    pub(crate) relays: RelayOptions,
     keys: Keys,
     seed: [u8; 64],
     running: Option<Provider>,
@@ -152,6 +153,7 @@ impl House {
         Self {
             settings,
             engine: FakeEngine::new(FakeHost::default()),
+            relays: RelayOptions::default(),
             keys: Keys::generate(),
             seed: rand::random(),
             running: None,
@@ -173,7 +175,7 @@ impl House {
                 keys: self.keys.clone(),
                 seed: self.seed,
                 backend: Arc::new(backend),
-                relays: RelayOptions::default(),
+                relays: self.relays.clone(),
             };
             match Provider::start(setup).await {
                 Ok(provider) => break provider,
@@ -272,8 +274,6 @@ impl InboxStore for EveryWrap {
     async fn seen_wrap(&self, wrap: &EventId) -> bool {
         lock(&self.seen).contains(wrap)
     }
-
-    async fn remember_wrap(&self, _wrap: &EventId) {}
 
     async fn last_seen(&self, _relay: &str) -> Option<Timestamp> {
         None
@@ -433,6 +433,7 @@ pub(crate) fn rumor_id(rumor: &UnsignedEvent) -> EventId {
 /// Its workloads go when it is dropped.
 pub(crate) struct Daemon {
     dir: PathBuf,
+    key: PublicKey,
     child: Option<Child>,
 }
 
@@ -441,8 +442,8 @@ impl Daemon {
     pub(crate) fn build(world: &impl Places, change: impl FnOnce(&mut Value)) -> Self {
         let dir = world.dir().join("satletd");
         std::fs::create_dir(&dir).unwrap();
-        let nsec = Keys::generate().secret_key().to_bech32().unwrap();
-        private(&dir.join("nsec"), &nsec);
+        let keys = Keys::generate();
+        private(&dir.join("nsec"), &keys.secret_key().to_bech32().unwrap());
         let words = bip39::Mnemonic::generate(12).unwrap();
         private(&dir.join("mnemonic"), &words.to_string());
         // Free now; the same after each restart, as at an operator's.
@@ -470,7 +471,40 @@ impl Daemon {
         });
         change(&mut config);
         std::fs::write(dir.join("provider.json"), config.to_string()).unwrap();
-        Self { dir, child: None }
+        let key = key_from(&keys.public_key());
+        Self {
+            dir,
+            key,
+            child: None,
+        }
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// Its configuration file.
+    pub(crate) fn configuration(&self) -> String {
+        std::fs::read_to_string(self.dir.join("provider.json")).unwrap()
+    }
+
+    pub(crate) fn write_configuration(&self, text: &str) {
+        std::fs::write(self.dir.join("provider.json"), text).unwrap();
+    }
+
+    /// Changes its configuration file.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Value)) {
+        let mut config = serde_json::from_str(&self.configuration()).unwrap();
+        change(&mut config);
+        self.write_configuration(&config.to_string());
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.child.as_ref().unwrap().id().try_into().unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
 
     /// Where its configuration, keys and log are.

@@ -14,6 +14,7 @@ mod init;
 mod leases;
 mod offer;
 mod output;
+mod reload;
 mod run;
 
 #[cfg(test)]
@@ -117,6 +118,16 @@ pub enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Have the running daemon read its configuration again, as SIGHUP does.
+    ///
+    /// What `requests` holds is taken over at once: allow and deny lists, rates,
+    /// proof of work. Everything else needs a restart, and is named. With a file
+    /// that is wrong the old one holds.
+    Reload {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Show the leases of the running daemon, and why each stands as it does.
     Leases {
         /// Which configuration.
@@ -149,6 +160,7 @@ pub fn main(args: &Args) -> ExitCode {
             offline,
             strict,
         } => check::check(&mut output, config, *json, !*offline, *strict),
+        Command::Reload { config } => reload::reload(&mut output, config),
         Command::Leases { config, json } => leases::leases(&mut output, config, *json),
         Command::Offer { config, json } => offer::offer(&mut output, config, *json),
     };

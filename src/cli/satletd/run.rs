@@ -2,6 +2,7 @@
 //! a second signal cuts short.
 
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
+use super::reload::Reloader;
 use super::{ConfigArg, Exit, load};
 use crate::config::{Config, secrets};
 use crate::provider::backend;
 use crate::provider::control::Control;
 use crate::provider::daemon::{Provider, Setup};
-use crate::provider::queries::ProviderQueries;
+use crate::provider::queries::{ProviderQueries, Reload};
 use crate::relay::session::RelayOptions;
 use crate::telemetry;
 
@@ -31,17 +33,19 @@ pub(super) fn run(output: &mut Output<'_>, arg: &ConfigArg) -> anyhow::Result<Ex
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let done = runtime.block_on(until_signal(config));
+    let done = runtime.block_on(until_signal(config, arg.config.clone()));
     // A blocking call that hangs must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     done
 }
 
-async fn until_signal(config: Config) -> anyhow::Result<Exit> {
+async fn until_signal(config: Config, path: PathBuf) -> anyhow::Result<Exit> {
     let mut term = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("SIGINT")?;
     let shutdown = CancellationToken::new();
-    let daemon = start(config, shutdown.clone());
+    // Listened to from the beginning: unheard, it would end the process.
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let daemon = start(config, path, hangup, shutdown.clone());
     tokio::pin!(daemon);
     tokio::select! {
         done = &mut daemon => return done.map(|()| Exit::Done),
@@ -65,10 +69,15 @@ async fn either(term: &mut Signal, int: &mut Signal) -> &'static str {
 }
 
 /// The daemon, until `shutdown` and its drain.
-async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn start(
+    config: Config,
+    path: PathBuf,
+    hangup: Signal,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let secrets = secrets::read(&config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed since they were checked"))?;
-    let settings = config.settings;
+    let (settings, source) = (config.settings, config.source);
     let data_dir = settings.data_dir.clone();
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -88,7 +97,10 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     .await?;
     // The ledger's lock is held now, so the socket is no living daemon's.
     let control = Control::bind(&data_dir)?;
-    let queries = ProviderQueries::new(Arc::clone(provider.ctx()), provider.relays().clone());
+    let reloader = Reloader::new(path, source, Arc::clone(provider.ctx()));
+    let reload: Reload = Arc::new(move || reloader.reload());
+    let (ctx, relays) = (Arc::clone(provider.ctx()), provider.relays().clone());
+    let queries = ProviderQueries::new(ctx, relays, Arc::clone(&reload));
     tracing::info!(
         provider = %provider.ctx().parts.me,
         gateway = %provider.gateway().local_addr(),
@@ -96,6 +108,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     );
     tokio::select! {
         () = control.serve(Arc::new(queries)) => {}
+        () = reload_on(hangup, reload) => {}
         () = shutdown.cancelled() => {}
     }
     if tokio::time::timeout(DRAIN, provider.shutdown())
@@ -105,4 +118,13 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         tracing::warn!("not everything has ended in time; the next start finishes it");
     }
     Ok(())
+}
+
+/// Reads the configuration again at each SIGHUP. What came of it is in the log.
+async fn reload_on(mut hangup: Signal, reload: Reload) {
+    while hangup.recv().await.is_some() {
+        let reload = Arc::clone(&reload);
+        drop(tokio::task::spawn_blocking(move || reload()).await);
+    }
+    std::future::pending().await
 }

@@ -82,13 +82,11 @@ pub(super) fn room(
         .iter()
         .filter(|held| held.owner == owner && holds(held))
         .count();
-    if own >= settings.requests.leases_per_key as usize {
+    let per_key = ctx.policy().leases_per_key;
+    if own >= per_key as usize {
         return Err(WireError::new(
             Code::NoCapacity,
-            format!(
-                "one key may have {} leases here",
-                settings.requests.leases_per_key
-            ),
+            format!("one key may have {per_key} leases here"),
             "stop one of your leases first",
         ));
     }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::answers;
+use super::admission;
+use super::answers::{self, Note, Unkept};
 use super::ctx::Ctx;
-use super::dispatch::{self, Known};
+use super::dispatch::{self, HeldPlace, Known};
+use super::refuse::Refusal;
 use crate::core::ids::{EventId, LeaseId, RequestId};
+use crate::core::policy::rate::Class;
 use crate::ledger::{LedgerError, OldAsk};
-use crate::protocol::DIALECT;
 use crate::protocol::channel::Channel;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::paygress::reply::{ErrorReply, ErrorType, Reply};
@@ -70,6 +72,7 @@ pub(super) async fn handle(
     ctx: &Arc<Ctx>,
     message: &Incoming,
     read: Result<Request, Unreadable>,
+    place: HeldPlace,
 ) -> Result<(), LedgerError> {
     let id = request_id(&message.rumor);
     let ask = wait::ask(message, read.as_ref().ok());
@@ -82,19 +85,12 @@ pub(super) async fn handle(
         tracing::info!(rumor = %message.rumor, "nobody waits for the answer any more; ignored");
         return dispatch::done(ctx, message, None).await;
     }
-    let admitted = dispatch::admit(ctx, message, DIALECT);
     let request = match read {
         Ok(request) => request,
-        Err(why) => return garbage(ctx, message, &ask, &why, admitted.is_ok()).await,
+        Err(why) => return garbage(ctx, message, ask, &why).await,
     };
-    if let Err(refusal) = admitted
-        && !dispatch::is_taken(ctx, message, id)?
-    {
-        let reply = errors::reply(&refusal);
-        return answers::unstored_text(ctx, message, &ask, &Reply::Error(reply)).await;
-    }
     match dispatch::known(ctx, message, id, Some(ask.clone()), None).await? {
-        Known::New => attempt(ctx, message, id, &ask, request).await,
+        Known::New => attempt(ctx, message, id, &ask, request, place).await,
         Known::Answered => Ok(()),
         Known::Pending | Known::OtherBody => dispatch::done(ctx, message, Some(id)).await,
     }
@@ -106,12 +102,25 @@ async fn attempt(
     id: RequestId,
     ask: &OldAsk,
     request: Request,
+    place: HeldPlace,
 ) -> Result<(), LedgerError> {
     let owner = message.sender;
-    let done = match &request {
-        Request::Spawn(spawn) => spawn::handle(ctx, owner, id, ask, spawn).await,
-        Request::TopUp(topup) => existing::topup(ctx, owner, id, ask, topup).await,
-        Request::Status(status) => existing::status(ctx, owner, status).await,
+    let token = match &request {
+        Request::Spawn(spawn) => Some(spawn.cashu_token.as_str()),
+        Request::TopUp(topup) => Some(topup.cashu_token.as_str()),
+        Request::Status(_) => None,
+    };
+    // Who waits for a mint has a place in its lane, and none here.
+    let _place = place.filter(|_| token.is_none());
+    let lane = match token {
+        Some(token) => ctx.lanes.enter_with(ctx, token).await,
+        None => Ok(None),
+    };
+    let done = match (&request, lane.as_ref()) {
+        (_, Err(full)) => Err(errors::reply(full)),
+        (Request::Spawn(spawn), Ok(_)) => spawn::handle(ctx, owner, id, ask, spawn).await,
+        (Request::TopUp(topup), Ok(_)) => existing::topup(ctx, owner, id, ask, topup).await,
+        (Request::Status(status), Ok(_)) => existing::status(ctx, owner, status).await,
     };
     match done {
         Ok(Done::Later(lease)) => {
@@ -121,6 +130,10 @@ async fn attempt(
         }
         Ok(Done::Reply(reply)) => answers::answer_text(ctx, message, id, &reply).await,
         Err(error) => {
+            let class = admission::class(ctx, &owner, token);
+            if error.details.is_none() && !admission::tells(ctx, &owner, class)? {
+                return answers::silent(ctx, message, id).await;
+            }
             tracing::info!(request = %id, %owner, error = %error.error_type, "refused");
             answers::answer_text(ctx, message, id, &Reply::Error(error)).await
         }
@@ -132,15 +145,20 @@ async fn attempt(
 async fn garbage(
     ctx: &Ctx,
     message: &Incoming,
-    ask: &OldAsk,
+    ask: OldAsk,
     why: &Unreadable,
-    admitted: bool,
 ) -> Result<(), LedgerError> {
-    if !admitted {
+    if !admission::within_ration(ctx, &message.sender, Class::Stranger)? {
         return dispatch::done(ctx, message, None).await;
     }
     let error = ErrorReply::new(ErrorType::InvalidRequest, why.to_string());
-    answers::unstored_text(ctx, message, ask, &Reply::Error(error)).await
+    let refusal = Unkept::Old(ask, Reply::Error(error));
+    answers::unstored(ctx, message, refusal, Note::Done).await
+}
+
+/// A refusal as such a client reads it.
+pub(super) fn refusal(refusal: &Refusal) -> Reply {
+    Reply::Error(errors::reply(refusal))
 }
 
 /// What a request is told whose handler died.

@@ -38,7 +38,7 @@ const fn stale_after(wants: OldWants) -> u64 {
 }
 
 /// What is remembered of a request: `None` is a body that cannot be read.
-pub(super) fn ask(message: &Incoming, request: Option<&Request>) -> OldAsk {
+pub(in crate::provider) fn ask(message: &Incoming, request: Option<&Request>) -> OldAsk {
     let (wants, name) = match request {
         Some(Request::Spawn(_)) => (OldWants::Spawn, String::new()),
         Some(Request::TopUp(topup)) => (OldWants::TopUp, topup.pod_npub.clone()),
@@ -54,7 +54,7 @@ pub(super) fn ask(message: &Incoming, request: Option<&Request>) -> OldAsk {
 }
 
 /// Whether it is too late to begin with it.
-pub(super) fn is_stale(ask: &OldAsk, now: Timestamp) -> bool {
+pub(in crate::provider) fn is_stale(ask: &OldAsk, now: Timestamp) -> bool {
     now > ask.asked_at.plus_secs(stale_after(ask.wants))
 }
 

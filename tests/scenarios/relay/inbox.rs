@@ -368,9 +368,6 @@ impl InboxStore for Broken {
     async fn seen_wrap(&self, wrap: &EventId) -> bool {
         self.inner.seen_wrap(wrap).await
     }
-    async fn remember_wrap(&self, wrap: &EventId) {
-        self.inner.remember_wrap(wrap).await;
-    }
     async fn last_seen(&self, relay: &str) -> Option<satlet::core::time::Timestamp> {
         self.inner.last_seen(relay).await
     }
