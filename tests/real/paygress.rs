@@ -136,7 +136,8 @@ async fn an_existing_client_rents_enters_extends_and_is_kept_out_afterwards() {
             tokio::time::Instant::now() < deadline,
             "its port stays open"
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Slower than the gateway's limit of connections.
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert!(ssh.run(at, hers, "true").await.status.success());
     assert!(!daemon.log().contains(hers), "a password is in the log");

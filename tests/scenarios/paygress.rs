@@ -296,7 +296,7 @@ async fn what_is_refused_takes_no_money() {
     alice.hears_nothing().await;
     // And the same token buys.
     let access = alice.ask(good()).await;
-    assert_eq!(access["pod_npub"], "container-1000");
+    assert!(access["node_port"].is_u64(), "{access}");
 }
 
 #[tokio::test(start_paused = true)]
