@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::provider::settings::BackendSetting;
+use crate::provider::settings::{BackendSetting, PaygressSetting};
 
 const EXAMPLE: &str = include_str!("../../provider.example.json");
 const DOCS: &str = include_str!("../../docs/configuration.md");
@@ -207,6 +207,50 @@ fn keys_are_read_as_npub_and_hex() {
     };
     assert_eq!(settings(hex).requests.allow, settings(npub).requests.allow);
     assert_eq!(settings(hex).requests.allow[0].to_hex(), hex);
+}
+
+#[test]
+fn clients_of_the_existing_network_are_served_where_the_file_says_so() {
+    let paygress = |value: Value| {
+        let config = parsed(&with("/paygress", value)).unwrap();
+        config.settings.paygress
+    };
+    assert_eq!(paygress(json!({})), None);
+    assert_eq!(paygress(json!({"ports": "4000-4999"})), None);
+    let default = PaygressSetting::default();
+    assert_eq!(paygress(json!({"enabled": true})), Some(default));
+    let set = json!({"enabled": true, "ports": "4000-4063", "images": {"ubuntu:22.04": "host"}});
+    let set = paygress(set).unwrap();
+    assert_eq!(set.ports, 4000..=4063);
+    assert_eq!(set.images["ubuntu:22.04"], "host");
+    for (value, place, said) in [
+        (json!({"ports": "4000"}), "/paygress/ports", "range"),
+        (json!({"ports": "5000-4000"}), "/paygress/ports", "range"),
+        (json!({"ports": "0-999"}), "/paygress/ports", "range"),
+        (json!({"ports": "65000-70000"}), "/paygress/ports", "range"),
+        (
+            json!({"ports": "4000-4010"}),
+            "/paygress/ports",
+            "at least 64",
+        ),
+        (
+            json!({"ports": "2000-2999"}),
+            "/paygress/ports",
+            "gateway.listen",
+        ),
+        (
+            json!({"images": {"ubuntu:22.04": "ubuntu"}}),
+            "/paygress/images/ubuntu:22.04",
+            "images.allow",
+        ),
+    ] {
+        let mut value = value;
+        value["enabled"] = true.into();
+        let problems = parsed(&with("/paygress", value)).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].pointer, place);
+        assert!(problems[0].to_string().contains(said), "{problems:?}");
+    }
 }
 
 /// Each wrong value: where it is, what it is, where the problem is said to be.

@@ -29,7 +29,8 @@ pub struct Finding {
     /// How much it matters.
     pub level: Level,
     /// What it is about, for programs: `backend`, `limits`, `tiers`, `capacity`,
-    /// `images`, `data_dir`, `disk`, `clock`, `files`, `gateway`, `relay`, `mint`.
+    /// `images`, `data_dir`, `disk`, `clock`, `files`, `gateway`, `paygress`,
+    /// `relay`, `mint`.
     pub about: &'static str,
     /// What was found: one sentence.
     pub message: String,
@@ -100,8 +101,33 @@ pub fn findings(settings: &Settings, facts: &Facts) -> Vec<Finding> {
     found.extend(clock_findings(facts));
     found.extend(file_findings(settings, facts.open_files));
     found.extend(gateway_findings(settings, facts));
+    found.extend(paygress_findings(settings));
     found.extend(relay_findings(facts));
     found.extend(mint_findings(facts));
+    found
+}
+
+/// What clients of the existing network ask for where their users name nothing.
+fn paygress_findings(settings: &Settings) -> Vec<Finding> {
+    const TIER: &str = "basic";
+    const IMAGE: &str = "ubuntu:22.04";
+    let Some(paygress) = &settings.paygress else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if !settings.tiers.iter().any(|tier| tier.id.as_str() == TIER) {
+        found.push(note(
+            "paygress",
+            format!("Existing clients ask for the tier {TIER}, if their user names none; it is not sold here."),
+        ));
+    }
+    if !paygress.images.contains_key(IMAGE) && !settings.images.allows(IMAGE) {
+        found.push(warning(
+            "paygress",
+            format!("Existing clients ask for {IMAGE}, if their user names none; it is not allowed here."),
+            "Say in paygress.images what is run in its place, or allow it in images.allow.",
+        ));
+    }
     found
 }
 

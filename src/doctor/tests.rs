@@ -110,7 +110,15 @@ fn a_good_host_has_notes_only() {
 #[test]
 fn each_fault_is_named_once_with_its_weight() {
     type Change = fn(&mut Facts, &mut Settings);
-    let cases: [(&str, Change, &[&str]); 24] = [
+    let cases: [(&str, Change, &[&str]); 25] = [
+        (
+            "nothing to run for existing clients",
+            |_, s| {
+                s.paygress.as_mut().unwrap().images.clear();
+                s.images.allow = vec!["host".into(), "debian12".into()];
+            },
+            &["Warning paygress: Existing clients ask for ubuntu:22.04"],
+        ),
         (
             "no backend",
             |f, _| f.backend = Err("no namespaces".into()),

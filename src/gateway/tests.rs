@@ -110,6 +110,23 @@ fn connects_in_a_minute_are_limited() {
 }
 
 #[test]
+fn wrong_passwords_in_a_minute_are_limited_by_address() {
+    let gate = Gate::new(GatewayLimits {
+        passwords_per_minute: 2,
+        ..GatewayLimits::default()
+    });
+    let (now, guesser) = (Instant::now(), ip("192.0.2.1"));
+    let _places = [guesser, ip("192.0.2.2")].map(|ip| gate.enter(ip, now).ok().unwrap());
+    for _ in 0..2 {
+        assert!(gate.may_guess(guesser, now));
+        gate.guessed_wrong(guesser, now);
+    }
+    assert!(!gate.may_guess(ip("::ffff:192.0.2.1"), now));
+    assert!(gate.may_guess(ip("192.0.2.2"), now));
+    assert!(gate.may_guess(guesser, now + Duration::from_secs(61)));
+}
+
+#[test]
 fn only_the_loopback_of_the_workload_can_be_forwarded_to() {
     let dialled = |host| forward::loopback(host);
     for host in [

@@ -201,11 +201,16 @@ impl OutboxStore for Stores {
         let (id, now) = (id.to_owned(), self.0.now());
         let write = self.0.ledger().write(move |tx| {
             let Some((key, _)) = attempted(tx, &id)? else {
-                return Ok(());
+                return Ok(None);
             };
-            paygress::unheard(tx, &key, now)?;
-            tx.delete(&OUTBOX, &key)
+            tx.delete(&OUTBOX, &key)?;
+            paygress::unheard(tx, &key, now)
         });
-        write.await.map_err(failed)
+        if let Some(lease) = write.await.map_err(failed)? {
+            self.0.actors.wake(&self.0, &lease);
+            // Nobody may listen: that is no failure.
+            drop(self.0.closed.send(lease));
+        }
+        Ok(())
     }
 }

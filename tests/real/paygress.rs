@@ -136,14 +136,15 @@ async fn an_existing_client_rents_enters_extends_and_is_kept_out_afterwards() {
             tokio::time::Instant::now() < deadline,
             "its port stays open"
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Slower than the gateway's limit of connections.
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert!(ssh.run(at, hers, "true").await.status.success());
     assert!(!daemon.log().contains(hers), "a password is in the log");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_existing_client_reads_why_it_was_refused_and_keeps_its_token() {
+async fn an_existing_client_takes_no_old_reply_for_a_new_one_and_keeps_a_refused_token() {
     let world = World::start(1).await;
     let mut daemon = Daemon::build(&world, |config| {
         config["backend"] = json!({ "kind": "fake" });
@@ -151,7 +152,7 @@ async fn an_existing_client_reads_why_it_was_refused_and_keeps_its_token() {
     });
     daemon.start().await;
     let purse = world.purse(100).await;
-    let alice = OldClient::new(world.urls());
+    let mut alice = OldClient::new(world.urls());
     let provider = alice.discover().await;
     let token = purse.token(50).await;
     let mut huge = spawn(&token, "alicesPassword1");
@@ -159,4 +160,18 @@ async fn an_existing_client_reads_why_it_was_refused_and_keeps_its_token() {
     let told = alice.ask(&provider, &huge, PATIENCE).await.unwrap();
     assert_eq!(told["error_type"], "spec_unavailable", "{told}");
     assert!(purse.is_unspent(&token).await);
+    // Each of these comes within a minute of the reply to the one before, which
+    // the relay still has.
+    alice.ahead = 50;
+    let bought = spawn(&token, "alicesPassword1");
+    let access = alice.ask(&provider, &bought, PATIENCE).await.unwrap();
+    port(&access);
+    alice.ahead = 100;
+    let how = json!({"pod_id": access["pod_npub"]});
+    let told = alice.ask(&provider, &how, PATIENCE).await.unwrap();
+    assert_eq!(told["status"], "Running", "{told}");
+    alice.ahead = 150;
+    let none = json!({"pod_id": "container-9999"});
+    let told = alice.ask(&provider, &none, PATIENCE).await.unwrap();
+    assert_eq!(told["error_type"], "not_found", "{told}");
 }

@@ -292,11 +292,11 @@ async fn what_is_refused_takes_no_money() {
     assert_eq!(shop.mint.total_redeem_calls(), 0, "nothing was redeemed");
     assert!(!shop.mint.is_spent(&token));
     assert!(shop.engine.workloads().is_empty());
-    assert!(shop.ports.listening().is_empty(), "no port is left open");
     alice.hears_nothing().await;
+    assert!(shop.ports.listening().is_empty(), "no port is left open");
     // And the same token buys.
     let access = alice.ask(good()).await;
-    assert_eq!(access["pod_npub"], "container-1000");
+    assert!(access["node_port"].is_u64(), "{access}");
 }
 
 #[tokio::test(start_paused = true)]

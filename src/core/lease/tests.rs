@@ -143,7 +143,7 @@ fn each_event_is_allowed_in_its_phases_and_refused_in_all_others() {
     ];
     let why = || "why".to_owned();
     // Event, and what each phase (in the order above) becomes; "" is refused.
-    let table: [(Event, [&str; 8]); 10] = [
+    let table: [(Event, [&str; 8]); 11] = [
         (
             paid(10_000, 0),
             [
@@ -176,6 +176,7 @@ fn each_event_is_allowed_in_its_phases_and_refused_in_all_others() {
             Event::Gone,
             ["", "", "ending", "ending", "ending", "", "", ""],
         ),
+        (Event::Unheard, ["", "", "ending", "", "", "", "", ""]),
         (Event::Destroyed, ["", "", "", "", "", "", "ended", ""]),
         // Nobody has asked for it.
         (Event::StopBegun, [""; 8]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Done, errors, refunds, render, wait};
 use crate::core::ids::{PublicKey, RequestId};
-use crate::core::lease::Lease;
+use crate::core::lease::{EndCause, Lease, Phase};
 use crate::ledger::{CONTAINERS, ContainerRow, OldAsk, container_key, find_lease};
 use crate::protocol::paygress::container_number;
 use crate::protocol::paygress::reply::{ErrorReply, ErrorType, Reply};
@@ -31,19 +31,20 @@ fn own(
         Ok(find_lease(reader, &row.lease)?.map(|lease| (n, row, lease)))
     });
     let found = found.map_err(|error| refuse::internal(&error))?;
-    Ok(found.filter(|(_, row, _)| row.owner == *owner))
+    // One that was never paid never was.
+    let sold = |lease: &Lease| lease.cause != Some(EndCause::NotPaid);
+    Ok(found.filter(|(_, row, lease)| row.owner == *owner && sold(lease)))
 }
 
 /// An error at which a client gives the workload up, with the refunds that wait
 /// for it.
-async fn gone(ctx: &Ctx, owner: &PublicKey, kind: ErrorType, what: &str) -> ErrorReply {
-    let tokens = refunds::waiting(ctx, owner).await;
-    if tokens.is_empty() {
+fn gone(kind: ErrorType, what: &str, refunds: &[String]) -> ErrorReply {
+    if refunds.is_empty() {
         return ErrorReply::new(kind, what);
     }
     let what = format!("{what}; refunds of your leases are in details, a token a line");
     ErrorReply {
-        details: Some(tokens.join("\n")),
+        details: Some(refunds.join("\n")),
         ..ErrorReply::new(kind, what)
     }
 }
@@ -53,11 +54,15 @@ const UNKNOWN: &str = "you have no workload of this name here";
 pub(super) async fn status(ctx: &Ctx, owner: PublicKey, ask: &Status) -> Result<Done, ErrorReply> {
     let found = own(ctx, &owner, &ask.pod_id).map_err(|refusal| errors::reply(&refusal))?;
     let Some((n, row, lease)) = found else {
-        return Err(gone(ctx, &owner, ErrorType::NotFound, UNKNOWN).await);
+        let refunds = refunds::waiting(ctx, &owner).await;
+        return Err(gone(ErrorType::NotFound, UNKNOWN, &refunds));
     };
-    if lease.has_ended() && !refunds::of(ctx, &row, &lease).await.is_empty() {
-        let what = format!("the lease has ended: {}", lease.why);
-        return Err(gone(ctx, &owner, ErrorType::LeaseExpired, &what).await);
+    if lease.has_ended() {
+        let refunds = refunds::waiting(ctx, &owner).await;
+        if !refunds.is_empty() {
+            let what = format!("the lease has ended: {}", lease.why);
+            return Err(gone(ErrorType::LeaseExpired, &what, &refunds));
+        }
     }
     let status = render::status(ctx, &lease, n, &row);
     Ok(Done::Reply(Reply::Status(status)))
@@ -76,11 +81,13 @@ pub(super) async fn topup(
     }
     let found = own(ctx, &owner, &wanted.pod_npub).map_err(|refusal| errors::reply(&refusal))?;
     let Some((_, _, lease)) = found else {
-        return Err(gone(ctx, &owner, ErrorType::NotFound, UNKNOWN).await);
+        let refunds = refunds::waiting(ctx, &owner).await;
+        return Err(gone(ErrorType::NotFound, UNKNOWN, &refunds));
     };
-    if lease.phase != crate::core::lease::Phase::Reserved && !lease.takes_topup() {
+    if lease.phase != Phase::Reserved && !lease.takes_topup() {
         let what = "the lease has ended; the token is still yours";
-        return Err(gone(ctx, &owner, ErrorType::LeaseExpired, what).await);
+        let refunds = refunds::waiting(ctx, &owner).await;
+        return Err(gone(ErrorType::LeaseExpired, what, &refunds));
     }
     let ours = Topup {
         lease: lease.id,

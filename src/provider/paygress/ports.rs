@@ -2,7 +2,7 @@
 //! as its lease lives, and given to another lease as late as possible: somebody
 //! who comes late must not stand at a stranger's door.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::core::ids::LeaseId;
@@ -111,14 +111,13 @@ fn still_free(ctx: &Ctx, port: u16) -> bool {
 
 /// Ports that no lease has, those that were free for the longest time first.
 fn free(reader: &Reader, range: std::ops::RangeInclusive<u16>) -> Result<Vec<u16>, LedgerError> {
-    let mut free = Vec::new();
-    for port in range {
-        match reader.get(&PORTS, &port.to_string())? {
-            Some(PortRow { lease: Some(_), .. }) => {}
-            Some(row) => free.push((row.since, port)),
-            None => free.push((Timestamp::default(), port)),
-        }
-    }
+    let known: HashMap<String, PortRow> = reader.all(&PORTS)?.into_iter().collect();
+    let since = |port: u16| match known.get(&port.to_string()) {
+        Some(PortRow { lease: Some(_), .. }) => None,
+        Some(row) => Some((row.since, port)),
+        None => Some((Timestamp::default(), port)),
+    };
+    let mut free: Vec<_> = range.filter_map(since).collect();
     free.sort_unstable();
     Ok(free.into_iter().map(|(_, port)| port).collect())
 }

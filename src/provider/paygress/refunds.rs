@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use crate::core::ids::PublicKey;
 use crate::core::lease::{Lease, RefundState};
-use crate::ledger::{
-    CONTAINER_OF, CONTAINERS, ContainerRow, LedgerError, find_lease, forgotten_containers,
-};
+use crate::ledger::{CONTAINER_OF, CONTAINERS, LedgerError, find_lease, forgotten_containers};
 use crate::provider::ctx::Ctx;
 use crate::wallet::ProofsState;
 
@@ -16,18 +14,22 @@ use crate::wallet::ProofsState;
 /// 30 s for its status.
 const CHECK: Duration = Duration::from_secs(4);
 
-/// Tokens that one error carries, at most.
+/// Tokens that one error carries, at most, so that a reply stays readable and
+/// few mints are asked at once.
 const MOST: usize = 8;
 
-/// Refunds of all leases of `owner` that nobody has taken.
+/// Refunds of all leases of `owner` that nobody has taken, as far as their mints
+/// tell; the latest ones.
 pub(super) async fn waiting(ctx: &Ctx, owner: &PublicKey) -> Vec<String> {
     let found = ctx.ledger().read(|reader| {
-        let rows = reader.all(&CONTAINERS)?.into_iter();
+        let rows = reader.all(&CONTAINERS)?.into_iter().rev();
         let rows = rows.filter(|(_, row)| row.owner == *owner && !row.claimed);
         let mut found = Vec::new();
         for (key, row) in rows {
-            if let Some(lease) = find_lease(reader, &row.lease)? {
-                found.push((key, row, lease));
+            let lease = find_lease(reader, &row.lease)?;
+            found.extend(lease.filter(has_refund).map(|lease| (key, lease)));
+            if found.len() >= MOST {
+                break;
             }
         }
         Ok(found)
@@ -36,38 +38,40 @@ pub(super) async fn waiting(ctx: &Ctx, owner: &PublicKey) -> Vec<String> {
     else {
         return Vec::new();
     };
-    let mut tokens = Vec::new();
-    for (key, row, lease) in found {
-        if tokens.len() >= MOST {
-            break;
-        }
-        let left = of(ctx, &row, &lease).await;
+    let looks = found.iter().map(|(_, lease)| untaken(ctx, lease));
+    let left = futures::future::join_all(looks).await;
+    for ((key, lease), left) in found.into_iter().zip(&left) {
         if left.is_empty() && lease.has_ended() && lease.refund_to_make().is_none() {
             claimed(ctx, key).await;
         }
-        tokens.extend(left);
     }
-    tokens.truncate(MOST);
-    tokens
+    left.into_iter().flatten().take(MOST).collect()
 }
 
-/// Refunds of one lease that nobody has taken, as far as its mint tells.
-pub(super) async fn of(ctx: &Ctx, row: &ContainerRow, lease: &Lease) -> Vec<String> {
-    let mut left = Vec::new();
-    let made = lease
+fn made(lease: &Lease) -> impl Iterator<Item = &String> {
+    lease
         .refunds
         .iter()
         .filter_map(|refund| match &refund.state {
             RefundState::Made { token, .. } => Some(token),
             RefundState::Owed | RefundState::Credited => None,
-        });
-    for token in made.filter(|_| !row.claimed) {
+        })
+}
+
+fn has_refund(lease: &Lease) -> bool {
+    made(lease).next().is_some()
+}
+
+/// Refunds of one lease that nobody has taken; where the mint does not tell,
+/// nobody has.
+async fn untaken(ctx: &Ctx, lease: &Lease) -> Vec<String> {
+    let look = async |token: &String| {
         let asked = tokio::time::timeout(CHECK, ctx.parts.wallet.check(token)).await;
-        if !matches!(asked, Ok(Ok(ProofsState::Spent))) {
-            left.push(token.clone());
-        }
-    }
-    left
+        let taken = matches!(asked, Ok(Ok(ProofsState::Spent)));
+        (!taken).then(|| token.clone())
+    };
+    let left = futures::future::join_all(made(lease).map(look)).await;
+    left.into_iter().flatten().collect()
 }
 
 async fn claimed(ctx: &Ctx, key: String) {

@@ -1,6 +1,7 @@
 //! How long a client of the dialect in use waits, and what follows from that. It
 //! cannot be told anything later, so nothing is begun that would end too late.
 
+use crate::core::ids::LeaseId;
 use crate::core::lease::{Event, Phase};
 use crate::core::payment::{Payment, Purpose};
 use crate::core::time::Timestamp;
@@ -115,26 +116,31 @@ pub(in crate::provider) fn patience(
 }
 
 /// An answer was given up. A workload whose password is in it can never be used:
-/// it ends, and what was paid goes back.
+/// it ends, and what was paid goes back. Its lease, if so.
 ///
 /// # Errors
 /// The ledger.
-pub(in crate::provider) fn unheard(tx: &Tx, key: &str, now: Timestamp) -> Result<(), LedgerError> {
+pub(in crate::provider) fn unheard(
+    tx: &Tx,
+    key: &str,
+    now: Timestamp,
+) -> Result<Option<LeaseId>, LedgerError> {
     let Some(request) = key.strip_prefix("answer/") else {
-        return Ok(());
+        return Ok(None);
     };
     let row = tx.get(&REQUESTS, request)?;
     let spawn = |ask: &OldAsk| ask.wants == OldWants::Spawn;
     let row = row.filter(|row| row.paygress.as_ref().is_some_and(spawn));
     let Some(id) = row.and_then(|row| row.lease) else {
-        return Ok(());
+        return Ok(None);
     };
     match tx.get(&LEASES, id.as_str())? {
         Some(mut lease) if lease.phase == Phase::Active => {
             tracing::warn!(lease = %id, "nobody heard how to get in; it ends");
             lease.on(Event::Unheard, now)?;
-            tx.put(&LEASES, id.as_str(), &lease)
+            tx.put(&LEASES, id.as_str(), &lease)?;
+            Ok(Some(id))
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
