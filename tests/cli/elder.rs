@@ -239,7 +239,7 @@ async fn a_box_with_a_password_is_entered_by_the_built_in_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_box_with_a_password_is_entered_by_the_system_s_openssh() {
     if let Some(tool) = missing(&["ssh"]) {
-        skip!("no {tool} is installed", tool);
+        skip!("no {tool} is installed");
     }
     enters(None).await;
 }

@@ -13,7 +13,7 @@ use super::super::records::{
     KnownLease, Paid, PaygressLease, PaygressRequest, SavedRequest, Source, Standing,
 };
 use super::super::settle::{Settled, came_back};
-use super::access::{password_in, save_password};
+use super::access::{password, password_in, save_password};
 use super::keys::lease_keys;
 use super::lease::{cut, seen};
 use super::line::{Asking, Heard, Line, Request as Sent};
@@ -111,23 +111,27 @@ impl Client {
             return Err(self.take_token_back(saved, error, Msat::ZERO).await);
         }
         let info = info(&saved)?;
+        let known = self.records.lease(&saved.provider, &info.lease)?;
+        if let (Some(lease), "spawn") = (&known, saved.kind.as_str()) {
+            // Written down just before a crash; only its request is open.
+            let password = password(&self.home, lease)?.unwrap_or_default();
+            return self.spawned(saved, &info, lease.clone(), &password);
+        }
         let keys = lease_keys(&self.keys, info.key_index)?;
         let open = Line::open(self, keys, &saved.relays).await;
         let mut line = open.map_err(|error| pending(error, &saved))?;
-        let known = self.records.lease(&saved.provider, &info.lease)?;
         let stale: BTreeSet<_> = known
             .iter()
             .filter_map(|lease| lease.paygress.as_ref())
             .flat_map(|old| old.heard.iter().copied())
             .collect();
-        let ends = known.as_ref().and_then(|lease| lease.status.expires_at);
         let pod = known.as_ref().and_then(pod_of);
         let left = Duration::from_secs(saved.expires_at.secs_since(now()));
         let asking = Asking {
             send: false,
             stale: &stale,
             fits: &|reply| match &pod {
-                Some(pod) => fit::topup(reply, pod, ends),
+                Some(pod) => fit::topup(reply, pod, info.ends),
                 None => fit::spawn(reply, &info.spec),
             },
             wait: left.min(wait).max(STORED),
@@ -204,13 +208,13 @@ impl Client {
             (Some((Reply::Status(status), _)), None) if alive(&status) => {
                 self.found_again(saved, &info, &status)
             }
-            (Some((Reply::Status(status), _)), Some(lease))
-                if fit::instant(&status.expires_at) > lease.status.expires_at =>
+            (Some((Reply::Status(status), _)), Some(_))
+                if fit::instant(&status.expires_at) > info.ends =>
             {
                 let done = TopUpDone {
                     success: true,
                     pod_npub: status.pod_id.clone(),
-                    extended_duration_seconds: longer(&lease, &status),
+                    extended_duration_seconds: longer(&info, &status),
                     new_expires_at: status.expires_at.clone(),
                     message: String::new(),
                 };
@@ -515,8 +519,8 @@ fn alive(status: &StatusReply) -> bool {
     status.time_remaining_seconds > 0 && fit::instant(&status.expires_at).is_some()
 }
 
-fn longer(lease: &KnownLease, status: &StatusReply) -> u64 {
-    let old = lease.status.expires_at.unwrap_or_default();
+fn longer(info: &PaygressRequest, status: &StatusReply) -> u64 {
+    let old = info.ends.unwrap_or_default();
     fit::instant(&status.expires_at)
         .unwrap_or_default()
         .secs_since(old)
