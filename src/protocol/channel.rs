@@ -15,7 +15,6 @@ pub enum Channel {
 
 impl Channel {
     /// Whether it is the usual one, which rows leave out.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }
