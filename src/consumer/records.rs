@@ -127,6 +127,9 @@ pub struct PaygressRequest {
     pub spec: Spec,
     /// The lease: a new one for a spawn.
     pub lease: LeaseId,
+    /// For a top-up: when the lease's time was over before it.
+    #[serde(default)]
+    pub ends: Option<Timestamp>,
 }
 
 /// What is remembered of a lease in the dialect "paygress/1".

@@ -12,27 +12,27 @@ use std::process::{Command, ExitStatus, Stdio};
 use serde_json::json;
 
 use super::args::SshArgs;
+use super::password::{environment, password_door};
 use super::{App, Outcome};
-use crate::cli::output::{Done, out};
+use crate::cli::output::Done;
 use crate::consumer::home::Home;
-use crate::consumer::paygress::access::password_file;
 use crate::consumer::records::KnownLease;
 use crate::consumer::ssh::{self, CopyPath, SshError, SshKey, SshTarget};
-use crate::consumer::{Client, ClientError, Kind, files};
+use crate::consumer::{ClientError, Kind, files};
 use crate::core::ids::LeaseId;
 use crate::protocol::reply::{Access, LeaseState};
 use crate::relay::convert::now;
 
 /// A lease that can be entered, checked: nothing in it is an option of ssh.
-struct Door {
-    access: Access,
-    lease: LeaseId,
-    way: Way,
-    known_hosts: PathBuf,
+pub(super) struct Door {
+    pub(super) access: Access,
+    pub(super) lease: LeaseId,
+    pub(super) way: Way,
+    pub(super) known_hosts: PathBuf,
 }
 
 /// What opens a lease.
-enum Way {
+pub(super) enum Way {
     /// The private key in this file.
     Key(PathBuf),
     /// The password in this file.
@@ -236,68 +236,6 @@ async fn door(app: &App, query: &str) -> Result<Door, ClientError> {
     })
 }
 
-/// The way into a lease in the older dialect: a password, and the host key that
-/// was shown the first time.
-async fn password_door(
-    app: &App,
-    client: &Client,
-    lease: KnownLease,
-    access: &mut Access,
-) -> Result<Door, ClientError> {
-    if !sane_host(access) || access.user != "root" {
-        return Err(malformed());
-    }
-    let file = password_file(client.home(), &lease);
-    if !file.exists() {
-        return Err(ClientError::new(
-            Kind::NotFound,
-            "no_password",
-            format!("there is no password for lease {}", lease.status.lease),
-            "It is kept where the lease was rented; nobody else has it.",
-        ));
-    }
-    let pinned = client.pinned_host_key(&lease)?;
-    let shown = ssh::host_key(&access.host, access.port, pinned.as_deref())
-        .await
-        .map_err(failed)?;
-    let known = pinned.as_ref().map_or(&shown, |pinned| pinned);
-    if first_words(known) != first_words(&shown) {
-        return Err(changed(&lease, access));
-    }
-    if pinned.is_none() {
-        client.pin_host_key(&lease, &shown)?;
-        app.progress()(&format!(
-            "first contact: {}:{} shows {shown}; no other host key is accepted from now on",
-            access.host, access.port
-        ));
-    }
-    access.host_key = shown;
-    let known_hosts = known_hosts(client.home(), &lease, access)?;
-    Ok(Door {
-        access: access.clone(),
-        lease: lease.status.lease,
-        way: Way::Password(std::path::absolute(file)?),
-        known_hosts,
-    })
-}
-
-/// Type and data of a host key; a comment behind it does not matter.
-fn first_words(key: &str) -> Vec<&str> {
-    key.split_whitespace().take(2).collect()
-}
-
-fn changed(lease: &KnownLease, access: &Access) -> ClientError {
-    ClientError::new(
-        Kind::Network,
-        "wrong_host_key",
-        format!(
-            "THE HOST KEY OF {}:{} HAS CHANGED: it is not the one that lease {} showed first. Somebody may be in between, or the port belongs to another workload by now. The password was not sent",
-            access.host, access.port, lease.status.lease
-        ),
-        "Do not go on from this network; satlet status LEASE says whether the lease is alive.",
-    )
-}
-
 fn closed(lease: &KnownLease) -> ClientError {
     let suggestion = match lease.status.state {
         LeaseState::Grace => "Top it up: satlet topup LEASE.",
@@ -337,7 +275,7 @@ fn check(access: &Access) -> Result<(), ClientError> {
     Err(malformed())
 }
 
-fn sane_host(access: &Access) -> bool {
+pub(super) fn sane_host(access: &Access) -> bool {
     let host_char = |b: u8| b.is_ascii_alphanumeric() || b".-:_".contains(&b);
     access.port != 0
         && !access.host.is_empty()
@@ -346,7 +284,7 @@ fn sane_host(access: &Access) -> bool {
         && access.host.bytes().all(host_char)
 }
 
-fn malformed() -> ClientError {
+pub(super) fn malformed() -> ClientError {
     ClientError::new(
         Kind::Refused,
         "bad_answer",
@@ -355,7 +293,11 @@ fn malformed() -> ClientError {
     )
 }
 
-fn known_hosts(home: &Home, lease: &KnownLease, access: &Access) -> Result<PathBuf, ClientError> {
+pub(super) fn known_hosts(
+    home: &Home,
+    lease: &KnownLease,
+    access: &Access,
+) -> Result<PathBuf, ClientError> {
     let path = home
         .path("ssh/known_hosts")
         .join(lease.status.lease.as_str());
@@ -426,45 +368,6 @@ impl Door {
             options.extend([OsString::from("-o"), option]);
         }
         options
-    }
-}
-
-/// What ssh needs to find the password: this program, which reads the file when
-/// ssh asks. The password itself is in no environment and no argument.
-fn environment(door: &Door) -> Vec<(&'static str, OsString)> {
-    let Way::Password(file) = &door.way else {
-        return Vec::new();
-    };
-    let Ok(me) = std::env::current_exe() else {
-        return Vec::new();
-    };
-    let mut set = vec![
-        ("SSH_ASKPASS", me.into_os_string()),
-        ("SSH_ASKPASS_REQUIRE", "force".into()),
-        (ASKPASS, file.clone().into_os_string()),
-    ];
-    // Before OpenSSH 8.4 it asks only where there seems to be a display.
-    if std::env::var_os("DISPLAY").is_none() {
-        set.push(("DISPLAY", ":".into()));
-    }
-    set
-}
-
-/// Names the file of a password, for when ssh starts this program to ask for it.
-const ASKPASS: &str = "SATLET_ASKPASS";
-
-/// Answers ssh's question for the password; `None` if this is no such question.
-pub(super) fn askpass(args: &[OsString]) -> Option<u8> {
-    let file = PathBuf::from(std::env::var_os(ASKPASS)?);
-    let prompt = args.get(1).map(|arg| arg.to_string_lossy().to_lowercase());
-    // Not what ssh asks about host keys and the like.
-    let asked = prompt.is_some_and(|prompt| prompt.trim_end().ends_with("password:"));
-    match files::read_text(&file) {
-        Ok(Some(password)) if asked && args.len() == 2 => {
-            out(password.trim_end_matches('\n'));
-            Some(0)
-        }
-        _ => Some(1),
     }
 }
 
@@ -565,7 +468,7 @@ fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(255)
 }
 
-fn failed(error: SshError) -> ClientError {
+pub(super) fn failed(error: SshError) -> ClientError {
     let (kind, code, suggestion) = match &error {
         SshError::BadHostKey => (Kind::Refused, "bad_answer", "Tell the provider's operator."),
         SshError::BadKey(_) => (

@@ -5,6 +5,7 @@ pub mod args;
 mod enter;
 mod leases;
 mod market;
+mod password;
 mod settings;
 mod wallet;
 
@@ -29,7 +30,7 @@ type Outcome = Result<Done, ClientError>;
 /// exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
-    if let Some(code) = enter::askpass(&args) {
+    if let Some(code) = password::askpass(&args) {
         return code;
     }
     let cli = match Cli::try_parse_from(&args) {

@@ -67,6 +67,7 @@ impl Client {
             net,
             spec: info.spec.clone(),
             lease: lease.status.lease.clone(),
+            ends: lease.status.expires_at,
         };
         let made = body.map(|body| SavedRequest {
             request_id: RequestId::new(uuid::Uuid::new_v4()),

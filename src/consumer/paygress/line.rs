@@ -16,7 +16,7 @@ use crate::core::time::Timestamp;
 use crate::protocol::paygress::reply::Reply;
 use crate::relay::inbox::{Inbox, InboxOptions};
 use crate::relay::memory::MemoryInbox;
-use crate::relay::session::{RelayOptions, Relays};
+use crate::relay::session::{RelayOptions, Relays, normalise};
 use crate::relay::{Ack, Incoming, direct};
 
 /// How long relays may take to connect and to hand over what they have stored.
@@ -70,6 +70,8 @@ impl Line {
                 "Look at the network and the relays (satlet config get relays).",
             )
         };
+        // What a stranger calls a relay may be none.
+        let also = also.iter().filter(|url| normalise(url).is_ok());
         let urls: Vec<String> = client.relays.iter().chain(also).cloned().collect();
         let relays = Relays::start(keys.clone(), &urls, RelayOptions::default())
             .map_err(|error| no_relay(error.to_string()))?;

@@ -15,6 +15,7 @@
 //!   spent, the provider is asked for the workload of this key; and what is
 //!   lost is written down as lost.
 //!
+//! * `outcome`: what is known of a lease after a good reply.
 //! * `line`: a key's messages on the relays. `terms`: from an offer to a price,
 //!   and what there is no protection against. `rent`: spawn. `lease`: top-up
 //!   and status. [`access`]: passwords.
@@ -24,6 +25,7 @@ mod fit;
 pub mod keys;
 mod lease;
 mod line;
+mod outcome;
 mod rent;
 mod settle;
 mod terms;

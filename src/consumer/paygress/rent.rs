@@ -55,6 +55,7 @@ impl Client {
             net,
             spec,
             lease: LeaseId::from_random(rand::random()),
+            ends: None,
         };
         let made = spawn_body(&wanted, &info.spec, &paid)
             .map(|body| self.to_save("spawn", provider, mints, body, &paid, info));

@@ -9,34 +9,22 @@ use super::super::client::{Client, Progress, no_answer, now};
 use super::super::error::{ClientError, Kind, Returned};
 use super::super::purse::{Landed, unit_name};
 use super::super::reads::bad_answer;
-use super::super::records::{
-    KnownLease, Paid, PaygressLease, PaygressRequest, SavedRequest, Source, Standing,
-};
+use super::super::records::{KnownLease, Paid, PaygressRequest, SavedRequest, Source, Standing};
 use super::super::settle::{Settled, came_back};
-use super::access::{password_in, save_password};
+use super::access::password;
 use super::keys::lease_keys;
-use super::lease::{cut, seen};
+use super::lease::cut;
 use super::line::{Asking, Heard, Line, Request as Sent};
-use super::terms::tier_name;
 use super::{ANSWER_TIMEOUT, fit};
-use crate::core::capacity::Resources;
 use crate::core::money::Msat;
 use crate::core::pricing::purchase;
 use crate::protocol::error::Money;
-use crate::protocol::paygress::reply::{
-    AccessDetails, ErrorReply, ErrorType, Reply, StatusReply, TopUpDone,
-};
-use crate::protocol::paygress::request::Request;
-use crate::protocol::reply::{
-    Access, Answer, LeaseState, LeaseStatus, Refund, SpawnAnswer, TopupAnswer,
-};
+use crate::protocol::paygress::reply::{ErrorReply, ErrorType, Reply, StatusReply, TopUpDone};
+use crate::protocol::reply::Refund;
 use crate::wallet;
 
 /// How long stored replies may take to come out once the relays are ready.
 const STORED: Duration = Duration::from_secs(1);
-
-/// A lease may be so many seconds shorter than what was paid before it is said.
-const SHORT: u64 = 120;
 
 /// The message that carries a request: the same event each time.
 pub(super) fn request(saved: &SavedRequest) -> Sent<'_> {
@@ -111,23 +99,27 @@ impl Client {
             return Err(self.take_token_back(saved, error, Msat::ZERO).await);
         }
         let info = info(&saved)?;
+        let known = self.records.lease(&saved.provider, &info.lease)?;
+        if let (Some(lease), "spawn") = (&known, saved.kind.as_str()) {
+            // Written down just before a crash; only its request is open.
+            let password = password(&self.home, lease)?.unwrap_or_default();
+            return self.spawned(saved, &info, lease.clone(), &password);
+        }
         let keys = lease_keys(&self.keys, info.key_index)?;
         let open = Line::open(self, keys, &saved.relays).await;
         let mut line = open.map_err(|error| pending(error, &saved))?;
-        let known = self.records.lease(&saved.provider, &info.lease)?;
         let stale: BTreeSet<_> = known
             .iter()
             .filter_map(|lease| lease.paygress.as_ref())
             .flat_map(|old| old.heard.iter().copied())
             .collect();
-        let ends = known.as_ref().and_then(|lease| lease.status.expires_at);
         let pod = known.as_ref().and_then(pod_of);
         let left = Duration::from_secs(saved.expires_at.secs_since(now()));
         let asking = Asking {
             send: false,
             stale: &stale,
             fits: &|reply| match &pod {
-                Some(pod) => fit::topup(reply, pod, ends),
+                Some(pod) => fit::topup(reply, pod, info.ends),
                 None => fit::spawn(reply, &info.spec),
             },
             wait: left.min(wait).max(STORED),
@@ -204,13 +196,13 @@ impl Client {
             (Some((Reply::Status(status), _)), None) if alive(&status) => {
                 self.found_again(saved, &info, &status)
             }
-            (Some((Reply::Status(status), _)), Some(lease))
-                if fit::instant(&status.expires_at) > lease.status.expires_at =>
+            (Some((Reply::Status(status), _)), Some(_))
+                if fit::instant(&status.expires_at) > info.ends =>
             {
                 let done = TopUpDone {
                     success: true,
                     pod_npub: status.pod_id.clone(),
-                    extended_duration_seconds: longer(&lease, &status),
+                    extended_duration_seconds: longer(&info, &status),
                     new_expires_at: status.expires_at.clone(),
                     message: String::new(),
                 };
@@ -370,125 +362,6 @@ impl Client {
             Source::Pasted => self.take_in(&paid.token).await,
         }
     }
-
-    fn leased(
-        &self,
-        saved: SavedRequest,
-        info: &PaygressRequest,
-        access: &AccessDetails,
-        exact: bool,
-        progress: Progress<'_>,
-    ) -> Result<Settled, ClientError> {
-        if !exact {
-            progress(&format!(
-                "beware: the provider gives {} millicores and {} MiB, not the {} and {} that were bought",
-                access.cpu_millicores,
-                access.memory_mb,
-                info.spec.cpu_millicores,
-                info.spec.memory_mb
-            ));
-        }
-        let mut lease = new_lease(&saved, info, &access.pod_npub)?;
-        let status = &mut lease.status;
-        let bought = status.remaining_seconds;
-        if let Some(ends) = fit::instant(&access.expires_at) {
-            status.expires_at = Some(ends);
-            status.remaining_seconds = ends.secs_since(now());
-        }
-        if status.remaining_seconds.saturating_add(SHORT) < bought {
-            progress(&format!(
-                "beware: the provider counts {} s, {bought} s were paid",
-                status.remaining_seconds
-            ));
-        }
-        status.gives = gives(access.cpu_millicores, access.memory_mb);
-        status.access = (!access.host_address.is_empty()).then(|| Access {
-            host: access.host_address.clone(),
-            port: access.node_port,
-            user: "root".to_owned(),
-            host_key: String::new(),
-        });
-        let password = password_in(&access.instructions, &password_of(&saved));
-        self.spawned(saved, info, lease, &password)
-    }
-
-    /// A lease whose reply was lost, by its status.
-    fn found_again(
-        &self,
-        saved: SavedRequest,
-        info: &PaygressRequest,
-        status: &StatusReply,
-    ) -> Result<Settled, ClientError> {
-        let pod = format!(
-            "container-{}",
-            status.pod_id.trim_start_matches("container-")
-        );
-        let mut lease = seen(new_lease(&saved, info, &pod)?, status);
-        lease.status.gives = gives(status.cpu_millicores, status.memory_mb);
-        let password = password_of(&saved);
-        self.spawned(saved, info, lease, &password)
-    }
-
-    /// Writes a new lease down, then closes its request.
-    fn spawned(
-        &self,
-        mut saved: SavedRequest,
-        info: &PaygressRequest,
-        lease: KnownLease,
-        password: &str,
-    ) -> Result<Settled, ClientError> {
-        save_password(&self.home, &lease, password)?;
-        self.records.save_lease(&lease)?;
-        let (paid_msat, mint_fee_msat) = sums(&saved, info)?;
-        self.close(&mut saved, "done")?;
-        let answer = SpawnAnswer {
-            status: lease.status.clone(),
-            paid_msat,
-            mint_fee_msat,
-        };
-        Ok(Settled {
-            request_id: saved.request_id,
-            answer: Answer::Spawn(answer),
-            lease: Some(lease),
-            refunded: Msat::ZERO,
-        })
-    }
-
-    fn topped_up(
-        &self,
-        mut saved: SavedRequest,
-        info: &PaygressRequest,
-        done: &TopUpDone,
-    ) -> Result<Settled, ClientError> {
-        let ends = fit::instant(&done.new_expires_at).ok_or_else(bad_answer)?;
-        let known = self.records.lease(&saved.provider, &info.lease)?;
-        let lease = known.map(|mut lease| {
-            lease.status.state = LeaseState::Active;
-            lease.status.expires_at = Some(ends);
-            lease.status.remaining_seconds = ends.secs_since(now());
-            lease.seen_at = now();
-            lease
-        });
-        if let Some(lease) = &lease {
-            self.records.save_lease(lease)?;
-        }
-        let (paid_msat, mint_fee_msat) = sums(&saved, info)?;
-        self.close(&mut saved, "done")?;
-        let answer = TopupAnswer {
-            lease: info.lease.clone(),
-            added_seconds: done.extended_duration_seconds,
-            expires_at: ends,
-            paid_msat,
-            mint_fee_msat,
-            credit_msat: Msat::ZERO,
-        };
-        Ok(Settled {
-            request_id: saved.request_id,
-            answer: Answer::Topup(answer),
-            lease,
-            refunded: Msat::ZERO,
-        })
-    }
 }
 
 fn info(saved: &SavedRequest) -> Result<PaygressRequest, ClientError> {
@@ -496,15 +369,9 @@ fn info(saved: &SavedRequest) -> Result<PaygressRequest, ClientError> {
     info.ok_or_else(|| ClientError::internal("the request is of another dialect"))
 }
 
-fn paid(saved: &SavedRequest) -> Result<Paid, ClientError> {
+pub(super) fn paid(saved: &SavedRequest) -> Result<Paid, ClientError> {
     let paid = saved.paid.clone();
     paid.ok_or_else(|| ClientError::internal("the request carries no money"))
-}
-
-/// What was given, and what the mint keeps of it by its published fees.
-fn sums(saved: &SavedRequest, info: &PaygressRequest) -> Result<(Msat, Msat), ClientError> {
-    let face = paid(saved)?.face;
-    Ok((face, face.saturating_sub(info.net)))
 }
 
 fn pod_of(lease: &KnownLease) -> Option<String> {
@@ -515,76 +382,12 @@ fn alive(status: &StatusReply) -> bool {
     status.time_remaining_seconds > 0 && fit::instant(&status.expires_at).is_some()
 }
 
-fn longer(lease: &KnownLease, status: &StatusReply) -> u64 {
-    let old = lease.status.expires_at.unwrap_or_default();
+fn longer(info: &PaygressRequest, status: &StatusReply) -> u64 {
+    let old = info.ends.unwrap_or_default();
     fit::instant(&status.expires_at)
         .unwrap_or_default()
         .secs_since(old)
 }
-
-fn gives(cpu_millicores: u64, memory_mb: u64) -> Resources {
-    Resources {
-        cpu_millicores: u32::try_from(cpu_millicores).unwrap_or(u32::MAX),
-        memory_mib: u32::try_from(memory_mb).unwrap_or(u32::MAX),
-        disk_mib: 0,
-        pids: 0,
-    }
-}
-
-/// The password that we asked for.
-fn password_of(saved: &SavedRequest) -> String {
-    match Request::read(&saved.body) {
-        Ok(Request::Spawn(spawn)) => spawn.ssh_password,
-        _ => String::new(),
-    }
-}
-
-fn new_lease(
-    saved: &SavedRequest,
-    info: &PaygressRequest,
-    pod: &str,
-) -> Result<KnownLease, ClientError> {
-    let spec = &info.spec;
-    let seconds = purchase(info.net, spec.rate_msats_per_sec).map_or(0, |bought| bought.seconds);
-    let image = match Request::read(&saved.body) {
-        Ok(Request::Spawn(spawn)) => spawn.template_slug.unwrap_or(spawn.pod_image),
-        _ => String::new(),
-    };
-    let status = LeaseStatus {
-        lease: info.lease.clone(),
-        state: LeaseState::Active,
-        why: "paid; no stop and no refund".to_owned(),
-        tier: tier_name(&spec.id).ok_or_else(bad_answer)?,
-        image,
-        rate_msat_per_s: spec.rate_msats_per_sec,
-        gives: gives(spec.cpu_millicores, spec.memory_mb),
-        created_at: saved.written_at,
-        started_at: Some(now()),
-        expires_at: Some(now().plus_secs(seconds)),
-        destroy_at: None,
-        remaining_seconds: seconds,
-        credit_msat: Msat::ZERO,
-        access: None,
-        refunds: Vec::new(),
-    };
-    Ok(KnownLease {
-        provider: saved.provider,
-        provider_name: saved.provider_name.clone(),
-        relays: saved.relays.clone(),
-        mints: saved.mints.clone(),
-        ssh_key: None,
-        status,
-        seen_at: now(),
-        paygress: Some(PaygressLease {
-            key_index: info.key_index,
-            pod: pod.to_owned(),
-            spec: spec.clone(),
-            host_key: String::new(),
-            heard: Vec::new(),
-        }),
-    })
-}
-
 /// A token in an error's details: what a satlet provider gives back. Our own
 /// token, quoted, is none.
 fn refund_in(error: &ErrorReply, saved: &SavedRequest) -> Option<Refund> {

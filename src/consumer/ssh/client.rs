@@ -304,7 +304,7 @@ async fn login(
     let mut handle = client::connect_stream(config, stream, handler).await?;
     let outcome = match way {
         Way::Key(key) => {
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+            let key = PrivateKeyWithHashAlg::new(Arc::new(*key), None);
             handle.authenticate_publickey(user, key).await?
         }
         Way::Password(password) => handle.authenticate_password(user, password).await?,
@@ -328,16 +328,16 @@ fn config(pinned: &PublicKey) -> Arc<client::Config> {
 
 /// What is shown to be let in.
 enum Way {
-    Key(PrivateKey),
+    Key(Box<PrivateKey>),
     Password(String),
 }
 
 fn load_way(key: &SshKey) -> Result<Way, SshError> {
     match key {
         SshKey::Password(password) => Ok(Way::Password(password.to_string())),
-        SshKey::Key(key) => Ok(Way::Key(PrivateKey::clone(key))),
+        SshKey::Key(key) => Ok(Way::Key(key.clone())),
         SshKey::File(path) => russh::keys::load_secret_key(path, None)
-            .map(Way::Key)
+            .map(|key| Way::Key(Box::new(key)))
             .map_err(|why| SshError::BadKey(format!("{}: {why}", path.display()))),
     }
 }
