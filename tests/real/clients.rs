@@ -151,14 +151,14 @@ fn one_json(output: &Output, code: i32) -> Value {
 /// The password that a reply in the old dialect tells.
 fn password(reply: &Value) -> String {
     let lines = reply["instructions"].as_array().unwrap();
-    let told = lines.iter().filter_map(|line| {
+    let mut told = lines.iter().filter_map(|line| {
         let (label, password) = text(line).split_once(':')?;
         label
             .to_lowercase()
             .contains("password")
             .then(|| password.trim().to_owned())
     });
-    told.last()
+    told.next_back()
         .unwrap_or_else(|| panic!("no password: {reply}"))
 }
 

@@ -53,8 +53,10 @@ impl Machines {
                 of.filter(|name| *name == lease).count()
             }
             Self::Docker(docker) => {
-                let mut all = ListContainersOptions::default();
-                all.all = true;
+                let all = ListContainersOptions {
+                    all: true,
+                    ..Default::default()
+                };
                 let there = docker.api().list_containers(Some(all)).await.unwrap();
                 let labels = there.into_iter().filter_map(|one| one.labels);
                 labels
@@ -152,7 +154,10 @@ async fn listed(me: &Person) {
 fn adds_up(sold: &Value, added: &Value, stopped: &Value) {
     let paid = msat(&sold["paid_msat"]) + msat(&added["paid_msat"]);
     let fees = msat(&sold["mint_fee_msat"]) + msat(&added["mint_fee_msat"]);
-    assert!(fees >= 2_000 && fees % 1_000 == 0, "{sold} {added}");
+    assert!(
+        fees >= 2_000 && fees.is_multiple_of(1_000),
+        "{sold} {added}"
+    );
     let parts = [
         fees,
         msat(&stopped["refund_fee_msat"]),

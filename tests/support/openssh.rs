@@ -21,10 +21,15 @@ pub(crate) struct Stock {
 
 /// The first of these tools that is not installed.
 pub(crate) fn missing(tools: &[&str]) -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = |tool: &str| std::env::split_paths(&path).any(|dir| dir.join(tool).exists());
-    let gone = tools.iter().find(|tool| !there(tool))?;
+    let gone = tools.iter().find(|tool| in_path(tool).is_none())?;
     Some((*gone).to_owned())
+}
+
+/// Where a tool is installed.
+pub(crate) fn in_path(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).map(|dir| dir.join(tool));
+    all.find(|path| path.exists())
 }
 
 impl Stock {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::oci::OciImage;
-use super::openssh::missing;
+use super::openssh::{in_path, missing};
 use super::world::{LONG, Places};
 
 /// Another program may take a port between its choice and its use.
@@ -66,8 +66,8 @@ impl Server {
             free.local_addr().unwrap().port()
         };
         let name = format!("satlet-{:032x}", rand::random::<u128>());
-        // Not a child of this thread, which may end before the test does: the
-        // program is told to end with the thread that started it.
+        // The program is told to end with the thread that starts it, which is
+        // the keeper's: this one may end before the test does.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.arg(&kind.program);
@@ -152,21 +152,16 @@ fn get(addr: SocketAddr, path: &str, accept: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// The program that this variable names, else the one in `PATH`; or why there
-/// is none.
-fn program(variable: &str, name: &str) -> Result<PathBuf, String> {
+/// The program that this variable names, or why there is none.
+fn program(variable: &str) -> Result<PathBuf, String> {
     if let Some(tool) = missing(&["setpriv"]) {
         return Err(format!("{tool} (util-linux) is not installed"));
     }
-    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
-        return match path.is_file() {
-            true => Ok(path),
-            false => Err(format!("${variable} names no file")),
-        };
-    }
-    match missing(&[name]) {
-        None => Ok(PathBuf::from(name)),
-        Some(_) => Err(format!("there is no {name}, and ${variable} names none")),
+    let path = std::env::var_os(variable).ok_or(format!("${variable} names no program"))?;
+    let path = PathBuf::from(path);
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!("${variable} names no file")),
     }
 }
 
@@ -176,7 +171,11 @@ pub(crate) struct NostrRsRelay(Server);
 impl NostrRsRelay {
     /// The program, or why it cannot be had.
     pub(crate) fn program() -> Result<PathBuf, String> {
-        program("SATLET_TEST_NOSTR_RELAY", "nostr-rs-relay")
+        let variable = "SATLET_TEST_NOSTR_RELAY";
+        match (std::env::var_os(variable), in_path("nostr-rs-relay")) {
+            (None, Some(path)) => Ok(path),
+            _ => program(variable),
+        }
     }
 
     /// Starts one with its defaults.
@@ -221,7 +220,7 @@ impl Nutshell {
 
     /// The program, or why it cannot be had.
     pub(crate) fn program() -> Result<PathBuf, String> {
-        program("SATLET_TEST_NUTSHELL", "mint")
+        program("SATLET_TEST_NUTSHELL")
     }
 
     /// Starts one. It takes a few seconds.
