@@ -196,12 +196,7 @@ pub(in crate::compute) fn apply(wall: &Wall) -> io::Result<()> {
     let local = local_networks(&routes()?, &wall.prefix);
     let wanted = ruleset(wall, &local, true);
     let note = wall.lock.with_extension("applied");
-    let there = run(
-        "nft",
-        &["list", "table", "inet", &wall.table],
-        "",
-    )
-    .is_ok();
+    let there = run("nft", &["list", "table", "inet", &wall.table], "").is_ok();
     if !(there && std::fs::read_to_string(&note).is_ok_and(|text| text == wanted)) {
         // Some kernels have no nft_connlimit. All the rest must hold there too.
         run("nft", &["-f", "-"], &wanted)
@@ -229,7 +224,10 @@ pub(in crate::compute) fn take_down_if_unused(wall: &Wall) -> io::Result<()> {
 
 /// One at a time: installations have their own table, and the tenants of one
 /// share it.
-pub(in crate::compute) fn locked<T>(wall: &Wall, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(in crate::compute) fn locked<T>(
+    wall: &Wall,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)

@@ -41,7 +41,12 @@ fn subnets() -> Range {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let start: usize = std::process::id() as usize;
     let number = start.wrapping_mul(37) + NEXT.fetch_add(1, Ordering::Relaxed);
-    Range::parse(&format!("10.{}.{}.0/24", 64 + number / 256 % 60, number % 256)).unwrap()
+    Range::parse(&format!(
+        "10.{}.{}.0/24",
+        64 + number / 256 % 60,
+        number % 256
+    ))
+    .unwrap()
 }
 
 /// Settings of a backend in this directory.
@@ -61,7 +66,9 @@ pub(crate) fn config(root: &Path, socket: &Path) -> DockerConfig {
 
 /// Opens it.
 pub(crate) async fn open(config: DockerConfig) -> Result<Docker, String> {
-    Docker::open(config).await.map_err(|error| error.to_string())
+    Docker::open(config)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// What an installation puts into the names of all it makes.
@@ -151,7 +158,9 @@ pub(crate) async fn left(client: &bollard::Docker, id: &str) -> Vec<String> {
     let mut left: Vec<String> = containers.chain(networks).collect();
     let prefix = format!("sd{id}-");
     let links = std::fs::read_dir("/sys/class/net").into_iter().flatten();
-    let links = links.flatten().map(|link| link.file_name().to_string_lossy().into_owned());
+    let links = links
+        .flatten()
+        .map(|link| link.file_name().to_string_lossy().into_owned());
     left.extend(links.filter(|link| link.starts_with(&prefix)));
     let table = format!("satlet_{id}");
     let there = std::process::Command::new("nft")
@@ -178,16 +187,26 @@ pub(crate) async fn clear(client: &bollard::Docker, id: &str) {
         filters: filter(),
         ..ListContainersOptions::default()
     };
-    for one in client.list_containers(Some(options)).await.unwrap_or_default() {
+    for one in client
+        .list_containers(Some(options))
+        .await
+        .unwrap_or_default()
+    {
         let options = RemoveContainerOptions {
             force: true,
             v: true,
             link: false,
         };
-        let _ = client.remove_container(&one.id.unwrap(), Some(options)).await;
+        let _ = client
+            .remove_container(&one.id.unwrap(), Some(options))
+            .await;
     }
     let options = ListNetworksOptions { filters: filter() };
-    for one in client.list_networks(Some(options)).await.unwrap_or_default() {
+    for one in client
+        .list_networks(Some(options))
+        .await
+        .unwrap_or_default()
+    {
         let _ = client.remove_network(&one.id.unwrap()).await;
     }
     let ours = format!("satlet-{id}/*");

@@ -78,7 +78,10 @@ fn is_full(text: &str) -> bool {
 fn said(what: &str, text: &str) -> String {
     const MOST: usize = 300;
     let line: String = text.trim().chars().take(MOST).collect();
-    format!("{what}: {}", line.escape_debug().to_string().replace("\\\"", "\""))
+    format!(
+        "{what}: {}",
+        line.escape_debug().to_string().replace("\\\"", "\"")
+    )
 }
 
 impl From<Error> for Trouble {

@@ -23,6 +23,10 @@ const BUFFER: usize = 64 * 1024;
 const CONTROLS: usize = 16;
 /// Between SIGHUP and SIGKILL for a command whose session was dropped.
 const HANGUP: Duration = Duration::from_secs(2);
+/// Looks for the end of a command that has closed its output.
+const LOOKS: usize = 100;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// The variable with the mark.
 const MARK: &str = "SATLET_EXEC";
 
@@ -66,7 +70,12 @@ pub(super) async fn run(
 ) -> Result<ExecSession, BackendError> {
     let mark = hex::encode(rand::random::<[u8; 12]>());
     let mut env: Vec<String> = vec![format!("{MARK}={mark}")];
-    env.extend(request.env.iter().map(|(name, value)| format!("{name}={value}")));
+    env.extend(
+        request
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
     let options = CreateExecOptions {
         attach_stdin: Some(true),
         attach_stdout: Some(true),
@@ -102,7 +111,12 @@ pub(super) async fn run(
     if let Some(size) = request.tty {
         running.control(ExecControl::Resize(size)).await;
     }
-    Ok(open(running, output, Box::new(input), request.tty.is_some()))
+    Ok(open(
+        running,
+        output,
+        Box::new(input),
+        request.tty.is_some(),
+    ))
 }
 
 fn open(
@@ -174,13 +188,20 @@ async fn attend(
 
 impl Running {
     async fn status(&self) -> Result<ExitStatus, BackendError> {
-        let answer = within(READ, self.docker.inspect_exec(&self.exec))
-            .await
-            .map_err(|trouble| trouble.asking("the end of the command"))?;
-        let code = answer.exit_code.and_then(|code| i32::try_from(code).ok());
-        code.map(ExitStatus::Code).ok_or_else(|| {
-            BackendError::OutcomeUnknown("the engine does not say how it ended".to_owned())
-        })
+        for _ in 0..LOOKS {
+            let answer = within(READ, self.docker.inspect_exec(&self.exec))
+                .await
+                .map_err(|trouble| trouble.asking("the end of the command"))?;
+            let code = answer.exit_code.and_then(|code| i32::try_from(code).ok());
+            if let Some(code) = code {
+                return Ok(ExitStatus::Code(code));
+            }
+            // Its output may end a moment before the engine knows of its end.
+            tokio::time::sleep(LOOK).await;
+        }
+        Err(BackendError::OutcomeUnknown(
+            "the engine does not say how it ended".to_owned(),
+        ))
     }
 
     async fn control(&self, word: ExecControl) {

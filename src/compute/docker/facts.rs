@@ -75,7 +75,10 @@ fn notes(info: &SystemInfo, here: Here, enforces: Enforced) -> Vec<String> {
     let driver = info.driver.as_deref().unwrap_or("unknown");
     let backing = info.driver_status.iter().flatten();
     let backing = backing
-        .filter(|pair| pair.first().is_some_and(|name| name == "Backing Filesystem"))
+        .filter(|pair| {
+            pair.first()
+                .is_some_and(|name| name == "Backing Filesystem")
+        })
         .find_map(|pair| pair.get(1).cloned())
         .unwrap_or_else(|| "an unknown file system".to_owned());
     let cgroup = matches!(info.cgroup_version, Some(SystemInfoCgroupVersionEnum::_2));

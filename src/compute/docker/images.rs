@@ -391,7 +391,10 @@ impl Progress {
 
     /// What is known of it so far.
     pub(super) fn total(&self) -> u64 {
-        self.layers.values().map(|(here, total)| here.max(total)).sum()
+        self.layers
+            .values()
+            .map(|(here, total)| here.max(total))
+            .sum()
     }
 }
 

@@ -134,14 +134,9 @@ impl Docker {
             true => Some(Door::open(&config.helper)?),
             false => None,
         };
-        let networks = capabilities.outgoing_network.then(|| {
-            Networks::new(
-                &instance,
-                config.subnets,
-                config.resolvers,
-                &config.root,
-            )
-        });
+        let networks = capabilities
+            .outgoing_network
+            .then(|| Networks::new(&instance, config.subnets, config.resolvers, &config.root));
         let limits = ImageLimits::default().with_max_mib(config.max_image_mib);
         let images = Images::new(docker.clone(), instance.clone(), limits, config.root);
         let inner = Inner {
@@ -233,9 +228,8 @@ fn instance(root: &Path) -> Result<Instance, BackendError> {
     std::fs::create_dir_all(root).map_err(failed)?;
     let file = root.join(INSTANCE_FILE);
     match std::fs::read_to_string(&file) {
-        Ok(text) => Instance::parse(text.trim()).ok_or_else(|| {
-            BackendError::Permanent(format!("{} is damaged", file.display()))
-        }),
+        Ok(text) => Instance::parse(text.trim())
+            .ok_or_else(|| BackendError::Permanent(format!("{} is damaged", file.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let letter = |_| {
                 let index = rand::random_range(0..LETTERS.len());
@@ -255,9 +249,16 @@ fn instance(root: &Path) -> Result<Instance, BackendError> {
 }
 
 fn has_program(name: &str) -> bool {
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .into_iter()
-        .any(|dir| Path::new(dir).join(name).exists())
+    [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .into_iter()
+    .any(|dir| Path::new(dir).join(name).exists())
 }
 
 /// Whether the engine takes a size for a root file system, tried with an empty

@@ -164,7 +164,9 @@ impl Networks {
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
             .map_err(|error| BackendError::Retry(format!("the rules of the network: {error}")))?;
-        let others = routes.lines().filter(|line| !line.contains(&self.wall.prefix));
+        let others = routes
+            .lines()
+            .filter(|line| !line.contains(&self.wall.prefix));
         let others: String = others.flat_map(|line| [line, "\n"]).collect();
         *upheld = Some((Instant::now(), others.clone()));
         Ok(others)

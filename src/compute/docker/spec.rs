@@ -41,8 +41,6 @@ const LOG_BYTES: &str = "1m";
 /// A core file of 1 byte: at this size, and at no other, the kernel does not
 /// call the host's program for core files (core(5)).
 const CORE: i64 = 1;
-/// Open files of a process: soft and hard, as systemd and new engines have it.
-const FILES: (i64, i64) = (1024, 524_288);
 /// Stays up where an image names no command, for commands to be run inside.
 const IDLE: [&str; 3] = ["/bin/sh", "-c", "while :; do sleep 86400; done"];
 
@@ -70,7 +68,10 @@ pub(super) fn container(
 ) -> ContainerCreateBody {
     let mut labels = instance.labels(key, spec);
     labels.insert(IMAGE.to_owned(), asked_for(&spec.image));
-    let env = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let env = spec
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
     let idle = || IDLE.map(str::to_owned).to_vec();
     ContainerCreateBody {
         hostname: Some(key.to_string()),
@@ -133,7 +134,6 @@ fn host_config(spec: &WorkloadSpec, wiring: &Wiring, quota: bool) -> HostConfig 
         }),
         ulimits: Some(vec![
             ulimit("core", (CORE, CORE)),
-            ulimit("nofile", FILES),
             ulimit("rtprio", (0, 0)),
             ulimit("nice", (0, 0)),
         ]),

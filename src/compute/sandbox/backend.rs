@@ -339,7 +339,11 @@ impl Dial for Sandbox {
 /// Addresses of `host` as seen from inside. Names are not looked up: that
 /// would be the host asking on a stranger's behalf, or a stranger's files
 /// telling the host where to go.
-pub(super) fn addresses(host: &str, port: u16, own_name: &str) -> Result<Vec<SocketAddr>, BackendError> {
+pub(super) fn addresses(
+    host: &str,
+    port: u16,
+    own_name: &str,
+) -> Result<Vec<SocketAddr>, BackendError> {
     let local = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -9,9 +9,7 @@ use super::client::{self, Helper, Program};
 use super::seats::Seats;
 use super::wire::{DialRequest, EnterCommand, EnterRequest, Reply, Request, RunNote};
 use super::{ENTER, backend, blocking, environment, merge, process, session, wrong_answer};
-use crate::compute::{
-    BackendError, Duplex, ExecCommand, ExecRequest, ExecSession, WorkloadKey,
-};
+use crate::compute::{BackendError, Duplex, ExecCommand, ExecRequest, ExecSession, WorkloadKey};
 
 /// A door that leads into any container of this host.
 #[derive(Debug)]

@@ -49,11 +49,11 @@ use std::time::Duration;
 
 pub use helper::{HELPER_ARG, helper_main};
 
+use crate::compute::wall;
 use crate::compute::{
     BackendError, Capabilities, ExecCommand, Handle, Image, LABEL_SCHEMA, Labels, WorkloadKey,
     WorkloadSpec,
 };
-use crate::compute::wall;
 use crate::core::ids::Name;
 use client::Program;
 use facts::Facts;
