@@ -72,15 +72,15 @@ const EXTENSIONS: [(&str, &str); 5] = [
 ];
 
 /// Serves standard input and output until the client ends. Relative paths
-/// start at `$HOME`, or at `/` without one.
+/// start at `home`.
 ///
 /// # Errors
 /// Standard input or output broke, or the client does not speak SFTP.
-pub fn serve_stdio() -> io::Result<()> {
+pub fn serve_stdio(home: &Path) -> io::Result<()> {
     // Not std's own: they buffer and lock, and this may be a forked process.
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    serve(input, output)
+    serve_at(input, output, home)
 }
 
 /// Serves a client on these streams until it ends. Relative paths start at

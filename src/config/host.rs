@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use nostr_sdk::FromBech32;
@@ -9,13 +10,14 @@ use url::{Host, Url};
 
 use super::reader::{Node, Object, escape};
 use super::sale::level;
+use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
 use crate::core::ids::PublicKey;
 use crate::gateway::GatewayLimits;
 use crate::protocol::heartbeat::ONLINE_SECS;
 use crate::provider::settings::{
-    BackendSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy, SandboxSetting,
-    Timing,
+    BackendSetting, DockerSetting, GatewaySettings, ImagePolicy, PaygressSetting, RequestPolicy,
+    SandboxSetting, Timing,
 };
 use crate::relay::pow::MAX_BITS;
 use crate::telemetry::{LogFormat, LogSetting};
@@ -308,8 +310,19 @@ pub(super) fn backend(mut object: Object<'_>) -> Option<BackendSetting> {
         // resolv.conf(5): more than three are not read.
         n.unique(0..=3, resolver, |address| *address)
     });
+    // The sandbox has no use for these two; a file may have them all the same,
+    // so that changing the kind is changing one word.
+    let engine = DockerSetting::default();
+    let socket = object.optional("socket", engine.socket, |n| n.path(Path::new("/")));
+    let subnets = object.optional("subnets", engine.subnets, range);
     object.finish();
     match kind? {
+        Kind::Docker => Some(BackendSetting::Docker(DockerSetting {
+            socket: socket?,
+            network: network?,
+            resolvers: resolvers?,
+            subnets: subnets?,
+        })),
         Kind::Sandbox => Some(BackendSetting::Sandbox(SandboxSetting {
             network: network?,
             resolvers: resolvers?,
@@ -321,6 +334,7 @@ pub(super) fn backend(mut object: Object<'_>) -> Option<BackendSetting> {
 
 enum Kind {
     Sandbox,
+    Docker,
     #[cfg(feature = "demo")]
     Fake,
 }
@@ -328,11 +342,22 @@ enum Kind {
 fn kind(node: &Node<'_>) -> Option<Kind> {
     match node.text()? {
         "sandbox" => Some(Kind::Sandbox),
+        "docker" => Some(Kind::Docker),
         #[cfg(feature = "demo")]
         "fake" => Some(Kind::Fake),
         other => node.problem(
             format!("There is no backend {other:?}."),
-            "Write \"sandbox\".",
+            "Write \"sandbox\" or \"docker\".",
+        ),
+    }
+}
+
+fn range(node: &Node<'_>) -> Option<Range> {
+    match Range::parse(node.text()?) {
+        Some(range) => Some(range),
+        None => node.problem(
+            "It is not a range of private addresses of 12 to 24 bits.",
+            "Write it such as \"10.123.0.0/16\", by its first address.",
         ),
     }
 }

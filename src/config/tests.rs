@@ -152,6 +152,24 @@ fn the_defaults_in_the_documentation_are_those_of_the_program() {
 }
 
 #[test]
+fn the_backend_can_be_an_engine() {
+    let mut value = with("/backend/kind", json!("docker"));
+    set(
+        &mut value,
+        "/backend/socket",
+        json!("/run/podman/podman.sock"),
+    );
+    set(&mut value, "/backend/subnets", json!("10.9.0.0/16"));
+    let BackendSetting::Docker(docker) = parsed(&value).unwrap().settings.backend else {
+        panic!("another backend");
+    };
+    assert_eq!(docker.socket, Path::new("/run/podman/podman.sock"));
+    assert_eq!(docker.subnets.to_string(), "10.9.0.0/16");
+    assert_eq!(docker.subnets.count(), 4096);
+    assert!(docker.network);
+}
+
+#[test]
 fn the_least_is_enough_and_paths_start_at_the_file() {
     let config = parsed(&least()).unwrap();
     assert_eq!(config.settings.data_dir, Path::new("/base/data"));
@@ -440,7 +458,13 @@ fn each_wrong_value_is_found_at_its_place() {
             "twice",
         ),
         ("/sell_unenforced", json!("yes"), "/sell_unenforced", "true"),
-        ("/backend/kind", json!("docker"), "/backend/kind", "sandbox"),
+        ("/backend/kind", json!("dokcer"), "/backend/kind", "docker"),
+        (
+            "/backend/subnets",
+            json!("11.0.0.0/8"),
+            "/backend/subnets",
+            "10.123.0.0/16",
+        ),
         (
             "/backend/resolvers",
             json!(["127.0.0.53"]),

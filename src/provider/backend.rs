@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::settings::{BackendSetting, SandboxSetting, Settings};
+use super::settings::{BackendSetting, DockerSetting, SandboxSetting, Settings};
+use crate::compute::docker::{Docker, DockerConfig};
 #[cfg(feature = "demo")]
 use crate::compute::fake::{FakeBackend, FakeHost};
 use crate::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
@@ -12,6 +13,8 @@ use crate::core::ids::{IdError, Name};
 
 /// Name of the sandbox in handles and offers.
 const SANDBOX: &str = "sandbox";
+/// Name of Docker in handles and offers.
+const DOCKER: &str = "docker";
 /// Name of the fake in handles and offers.
 #[cfg(feature = "demo")]
 const FAKE: &str = "fake";
@@ -22,8 +25,8 @@ const FAKE: &str = "fake";
 /// # Errors
 /// This host cannot run it; the text says what is missing.
 pub async fn open(settings: &Settings) -> Result<SharedBackend, BackendError> {
-    let root = settings.data_dir.join(SANDBOX);
-    open_in(&settings.backend, settings.images.max_mib, root).await
+    let max_mib = settings.images.max_mib;
+    open_in(&settings.backend, max_mib, &settings.data_dir).await
 }
 
 /// A backend that was opened to be asked what it can do here. Its files are in
@@ -46,7 +49,7 @@ pub async fn look(setting: &BackendSetting, data_dir: &Path) -> Result<Looked, B
         .and_then(|dir| tempfile::tempdir_in(dir).ok())
         .map_or_else(tempfile::tempdir, Ok)
         .map_err(|error| BackendError::Permanent(format!("a temporary folder: {error}")))?;
-    let backend = open_in(setting, 1, folder.path().join(SANDBOX)).await?;
+    let backend = open_in(setting, 1, folder.path()).await?;
     Ok(Looked {
         backend,
         _folder: folder,
@@ -56,12 +59,16 @@ pub async fn look(setting: &BackendSetting, data_dir: &Path) -> Result<Looked, B
 async fn open_in(
     setting: &BackendSetting,
     max_image_mib: u64,
-    root: PathBuf,
+    folder: &Path,
 ) -> Result<SharedBackend, BackendError> {
     match setting {
         BackendSetting::Sandbox(setting) => {
-            let config = sandbox(setting, max_image_mib, root)?;
+            let config = sandbox(setting, max_image_mib, folder.join(SANDBOX))?;
             Ok(Arc::new(Sandbox::open(config).await?))
+        }
+        BackendSetting::Docker(setting) => {
+            let config = docker(setting, max_image_mib, folder.join(DOCKER))?;
+            Ok(Arc::new(Docker::open(config).await?))
         }
         #[cfg(feature = "demo")]
         BackendSetting::Fake => Ok(Arc::new(FakeBackend::new(name(FAKE)?, FakeHost::default()))),
@@ -73,11 +80,9 @@ fn sandbox(
     max_image_mib: u64,
     root: PathBuf,
 ) -> Result<SandboxConfig, BackendError> {
-    let helper = std::env::current_exe()
-        .map_err(|error| BackendError::Permanent(format!("our own program: {error}")))?;
     Ok(SandboxConfig {
         root,
-        helper,
+        helper: helper()?,
         name: name(SANDBOX)?,
         network: if setting.network {
             NetworkChoice::Outgoing {
@@ -88,6 +93,29 @@ fn sandbox(
         },
         max_image_mib,
     })
+}
+
+fn docker(
+    setting: &DockerSetting,
+    max_image_mib: u64,
+    root: PathBuf,
+) -> Result<DockerConfig, BackendError> {
+    Ok(DockerConfig {
+        root,
+        helper: helper()?,
+        name: name(DOCKER)?,
+        socket: setting.socket.clone(),
+        network: setting.network,
+        resolvers: setting.resolvers.clone(),
+        subnets: setting.subnets,
+        max_image_mib,
+        engine_exec: false,
+    })
+}
+
+fn helper() -> Result<PathBuf, BackendError> {
+    std::env::current_exe()
+        .map_err(|error| BackendError::Permanent(format!("our own program: {error}")))
 }
 
 fn name(text: &str) -> Result<Name, BackendError> {

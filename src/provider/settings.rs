@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
 use crate::core::ids::{Name, PublicKey};
 use crate::core::policy::images::{self, ReferenceError};
@@ -58,6 +59,8 @@ pub const CREATES: usize = 4;
 pub enum BackendSetting {
     /// Namespaces and cgroups of this host, with no engine beside satletd.
     Sandbox(SandboxSetting),
+    /// Containers of Docker, or of an engine that speaks its protocol.
+    Docker(DockerSetting),
     /// Nothing at all: for demos and tests of everything else.
     #[cfg(feature = "demo")]
     Fake,
@@ -78,6 +81,31 @@ impl Default for SandboxSetting {
             network: true,
             // The host's own are often on its loopback, which tenants do not reach.
             resolvers: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
+        }
+    }
+}
+
+/// A container engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerSetting {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Whether workloads reach the outside, where this host permits it.
+    pub network: bool,
+    /// Name servers of workloads, at most 3.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Where the subnets of workloads are cut from, a /28 each.
+    pub subnets: Range,
+}
+
+impl Default for DockerSetting {
+    fn default() -> Self {
+        let SandboxSetting { network, resolvers } = SandboxSetting::default();
+        Self {
+            socket: PathBuf::from("/var/run/docker.sock"),
+            network,
+            resolvers,
+            subnets: Range::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use satlet::compute::conformance::{Failure, Fixture, HostSide, Program, debian_line};
+use satlet::compute::conformance::{Escape, Failure, Fixture, HostSide, Program, debian_line};
 use satlet::compute::{Image, SharedBackend, WorkloadSpec};
 use satlet::core::capacity::Resources;
 use satlet::core::ids::{LeaseId, PublicKey};
@@ -37,7 +37,9 @@ impl DockerFixture {
         let dir = tempfile::tempdir().map_err(broken)?;
         let image = OciImage::busybox();
         let image = image.ok_or_else(|| Failure::skipped("no static busybox"))?;
-        image.write_dir(&dir.path().join("image"));
+        image
+            .file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644)
+            .write_dir(&dir.path().join("image"));
         let near = dir.path().join("docker.sock");
         let proxy = Proxy::new(&near, &socket);
         let config = engine::config(&dir.path().join("state"), &near);
@@ -95,6 +97,10 @@ impl Fixture for DockerFixture {
             // The engine copies the two streams apart: what is printed on one
             // right after the other may be written down before it.
             Program::Lines(_) => format!("{}; sleep 0.5", debian_line(program)),
+            // Busybox's `date` ends well although it was refused.
+            Program::Try(Escape::Clock) => "if date -s @$(date +%s) 2>&1 | \
+                 grep -q \"can't set\"; then echo held; else echo escaped; fi"
+                .to_owned(),
             other => debian_line(other),
         }
     }
@@ -163,6 +169,15 @@ impl Fixture for DockerFixture {
             if let Some(id) = engine::instance(&root) {
                 engine::clear(&self.client, &id).await;
             }
+        }
+    }
+
+    /// Disk that is not held is refused, and so not sold: see
+    /// `what_cannot_be_enforced_is_refused`.
+    fn unlimited(&self, what: &str) -> Failure {
+        match what {
+            "disk" => Failure::moot("the storage of this engine has no quotas"),
+            _ => Failure::skipped(format!("this engine does not limit {what}")),
         }
     }
 

@@ -5,6 +5,7 @@ mod conformance_docker;
 mod conformance_sandbox;
 mod daemon;
 mod demo;
+mod docker;
 mod gateway;
 mod images;
 mod isolation;

@@ -121,6 +121,11 @@ pub trait Fixture: Send + Sync {
         0
     }
 
+    /// Why a case about this limit, which does not hold here, cannot be tried.
+    fn unlimited(&self, what: &str) -> Failure {
+        Failure::skipped(format!("no limit of {what} on this host"))
+    }
+
     /// Whether the root inside has to be nobody outside.
     ///
     /// # Errors

@@ -283,7 +283,7 @@ impl Inner {
             self.has_file(&id, program).await?;
         }
         flying.go_on()?;
-        self.start_walled(&id, slot).await
+        self.start_walled(key, &id, slot).await
     }
 
     /// A name that is taken belongs to something that can be seen soon.
@@ -369,15 +369,26 @@ impl Inner {
         // Where somebody pruned unused networks, it is made again.
         let labels = found.labels.clone();
         let (_, slot) = self.wire(key, labels).await?;
-        self.start_walled(&found.id, slot).await
+        self.start_walled(key, &found.id, slot).await
     }
 
     /// Starts it, and sees that it is behind the wall.
-    async fn start_walled(&self, id: &str, slot: Option<u32>) -> Result<(), BackendError> {
-        let started = self
-            .docker
-            .start_container(id, None::<StartContainerOptions>);
-        match within(CHANGE, started).await {
+    async fn start_walled(
+        &self,
+        key: &WorkloadKey,
+        id: &str,
+        mut slot: Option<u32>,
+    ) -> Result<(), BackendError> {
+        let start = || {
+            let options = None::<StartContainerOptions>;
+            within(CHANGE, self.docker.start_container(id, options))
+        };
+        let mut started = start().await;
+        if matches!(&started, Err(trouble) if trouble.text().contains("ambiguous")) {
+            slot = self.one_network(key).await?;
+            started = start().await;
+        }
+        match started {
             Ok(()) | Err(Trouble::Unmodified) => {}
             Err(trouble) => return Err(start_error(trouble)),
         }
@@ -450,6 +461,17 @@ impl Inner {
         Ok(found.is_some())
     }
 
+    /// Old engines make two networks of one name when they are asked at once,
+    /// as after the death of a daemon: all but one go. The place of that one.
+    async fn one_network(&self, key: &WorkloadKey) -> Result<Option<u32>, BackendError> {
+        let mut there = self.list_networks(Some(key)).await?;
+        let keep = there.pop();
+        for network in &there {
+            self.remove_network(network).await?;
+        }
+        Ok(keep.and_then(|network| self.slot(&network)))
+    }
+
     async fn disappears(&self, key: &WorkloadKey) -> Result<(), BackendError> {
         for _ in 0..LOOKS {
             if self.find(key).await?.is_none() {
@@ -464,23 +486,30 @@ impl Inner {
 
     async fn remove_networks(&self, key: &WorkloadKey) -> Result<(), BackendError> {
         for network in self.list_networks(Some(key)).await? {
-            let Some(id) = &network.id else { continue };
-            let mut gone = within(CHANGE, self.docker.remove_network(id)).await;
-            for _ in 0..LOOKS {
-                // Endpoints of a container that is gone may take a moment.
-                if !matches!(&gone, Err(Trouble::Refused(text)) if text.contains("endpoint")) {
-                    break;
-                }
-                tokio::time::sleep(LOOK).await;
-                gone = within(CHANGE, self.docker.remove_network(id)).await;
+            self.remove_network(&network).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_network(&self, network: &bollard::models::Network) -> Result<(), BackendError> {
+        let Some(id) = &network.id else {
+            return Ok(());
+        };
+        let mut gone = within(CHANGE, self.docker.remove_network(id)).await;
+        for _ in 0..LOOKS {
+            // Endpoints of a container that is gone may take a moment.
+            if !matches!(&gone, Err(Trouble::Refused(text)) if text.contains("endpoint")) {
+                break;
             }
-            match gone {
-                Ok(()) | Err(Trouble::NotFound(_)) => {}
-                Err(trouble) => return Err(trouble.doing("removing the network")),
-            }
-            if let (Some(networks), Some(slot)) = (&self.networks, self.slot(&network)) {
-                networks.give_back(slot).await;
-            }
+            tokio::time::sleep(LOOK).await;
+            gone = within(CHANGE, self.docker.remove_network(id)).await;
+        }
+        match gone {
+            Ok(()) | Err(Trouble::NotFound(_)) => {}
+            Err(trouble) => return Err(trouble.doing("removing the network")),
+        }
+        if let (Some(networks), Some(slot)) = (&self.networks, self.slot(network)) {
+            networks.give_back(slot).await;
         }
         Ok(())
     }

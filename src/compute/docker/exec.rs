@@ -3,18 +3,21 @@
 //! a second command, which finds the first by a mark in its environment. A
 //! command that a signal ended comes back as code 128 and the signal's number.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters::ResizeExecOptions;
 use futures::{Stream, StreamExt};
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::engine::{READ, Trouble, within};
 use crate::compute::{
-    BackendError, BoxRead, ExecCommand, ExecControl, ExecRequest, ExecSession, ExitStatus,
+    BackendError, BoxRead, BoxWrite, ExecCommand, ExecControl, ExecRequest, ExecSession, ExitStatus,
 };
 
 /// Bytes that may wait for their reader.
@@ -23,6 +26,10 @@ const BUFFER: usize = 64 * 1024;
 const CONTROLS: usize = 16;
 /// Between SIGHUP and SIGKILL for a command whose session was dropped.
 const HANGUP: Duration = Duration::from_secs(2);
+/// Looks for the end of a command that has closed its output.
+const LOOKS: usize = 100;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// The variable with the mark.
 const MARK: &str = "SATLET_EXEC";
 
@@ -107,18 +114,17 @@ pub(super) async fn run(
     if let Some(size) = request.tty {
         running.control(ExecControl::Resize(size)).await;
     }
-    Ok(open(
-        running,
-        output,
-        Box::new(input),
-        request.tty.is_some(),
-    ))
+    let stdin: BoxWrite = match request.tty {
+        Some(_) => Box::new(Terminal(input)),
+        None => Box::new(input),
+    };
+    Ok(open(running, output, stdin, request.tty.is_some()))
 }
 
 fn open(
     running: Running,
     output: impl Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send + Unpin + 'static,
-    stdin: crate::compute::BoxWrite,
+    stdin: BoxWrite,
     tty: bool,
 ) -> ExecSession {
     let (stdout_in, stdout) = tokio::io::duplex(BUFFER);
@@ -133,6 +139,30 @@ fn open(
         stderr: (!tty).then(|| Box::new(stderr) as BoxRead),
         control: control_in,
         exit,
+    }
+}
+
+/// The input of a terminal, which has no half-close: the end-of-file character
+/// says it. The engine would take a close for the end of the session.
+struct Terminal(Pin<Box<dyn AsyncWrite + Send>>);
+
+impl AsyncWrite for Terminal {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        const END_OF_TRANSMISSION: &[u8] = &[4];
+        let written = self.0.as_mut().poll_write(cx, END_OF_TRANSMISSION);
+        written.map_ok(drop)
     }
 }
 
@@ -184,13 +214,20 @@ async fn attend(
 
 impl Running {
     async fn status(&self) -> Result<ExitStatus, BackendError> {
-        let answer = within(READ, self.docker.inspect_exec(&self.exec))
-            .await
-            .map_err(|trouble| trouble.asking("the end of the command"))?;
-        let code = answer.exit_code.and_then(|code| i32::try_from(code).ok());
-        code.map(ExitStatus::Code).ok_or_else(|| {
-            BackendError::OutcomeUnknown("the engine does not say how it ended".to_owned())
-        })
+        for _ in 0..LOOKS {
+            let answer = within(READ, self.docker.inspect_exec(&self.exec))
+                .await
+                .map_err(|trouble| trouble.asking("the end of the command"))?;
+            let code = answer.exit_code.and_then(|code| i32::try_from(code).ok());
+            if let Some(code) = code {
+                return Ok(ExitStatus::Code(code));
+            }
+            // Its output may end a moment before the engine knows of its end.
+            tokio::time::sleep(LOOK).await;
+        }
+        Err(BackendError::OutcomeUnknown(
+            "the engine does not say how it ended".to_owned(),
+        ))
     }
 
     async fn control(&self, word: ExecControl) {

@@ -41,8 +41,6 @@ const LOG_BYTES: &str = "1m";
 /// A core file of 1 byte: at this size, and at no other, the kernel does not
 /// call the host's program for core files (core(5)).
 const CORE: i64 = 1;
-/// Open files of a process: soft and hard, as systemd and new engines have it.
-const FILES: (i64, i64) = (1024, 524_288);
 /// Stays up where an image names no command, for commands to be run inside.
 const IDLE: [&str; 3] = ["/bin/sh", "-c", "while :; do sleep 86400; done"];
 
@@ -136,7 +134,6 @@ fn host_config(spec: &WorkloadSpec, wiring: &Wiring, quota: bool) -> HostConfig 
         }),
         ulimits: Some(vec![
             ulimit("core", (CORE, CORE)),
-            ulimit("nofile", FILES),
             ulimit("rtprio", (0, 0)),
             ulimit("nice", (0, 0)),
         ]),

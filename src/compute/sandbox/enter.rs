@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -214,7 +215,7 @@ fn become_command(
     nix::sys::prctl::set_pdeathsig(None)?;
     match program {
         Some(program) => Ok(program.exec()),
-        None => serve_sftp(),
+        None => serve_sftp(&user.home),
     }
 }
 
@@ -274,9 +275,12 @@ fn environment(request: &EnterRequest, user: &User) -> Vec<(String, String)> {
     env
 }
 
-fn serve_sftp() -> io::Result<io::Error> {
+fn serve_sftp(home: &str) -> io::Result<io::Error> {
     sys::close_from(3)?;
-    let code = i32::from(crate::compute::sftp_server::serve_stdio().is_err());
+    // What the file of users names may not be there.
+    let home = Some(Path::new(home)).filter(|home| home.is_dir());
+    let home = home.unwrap_or_else(|| Path::new("/"));
+    let code = i32::from(crate::compute::sftp_server::serve_stdio(home).is_err());
     sys::exit_now(code)
 }
 
