@@ -41,6 +41,10 @@ use writer::Writer;
 /// The file's name in the data directory.
 pub const FILE: &str = "ledger.redb";
 
+/// Memory for pages of the file, in bytes: the leases that are open are read
+/// again and again, what is over hardly ever. The default would be a GiB.
+const CACHE: usize = 32 * 1024 * 1024;
+
 /// What went wrong with the ledger. None of it is the consumer's fault.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -142,6 +146,7 @@ impl Ledger {
             .mode(0o600)
             .open(dir.join(FILE))?;
         let db = Database::builder()
+            .set_cache_size(CACHE)
             .create_file(file)
             .map_err(|error| LedgerError::Io(error.to_string()))?;
         migrate::up_to_date(&db)?;
