@@ -26,6 +26,8 @@ mod spawns;
 mod status;
 mod table;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use serde_json::{Map, Value};
 
@@ -37,10 +39,21 @@ fn main() -> Result<()> {
     let has = |name: &str| args.iter().any(|arg| arg == name);
     let only = args.iter().position(|arg| arg == "--only");
     let only = only.and_then(|at| args.get(at + 1));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let figures = runtime.block_on(measure(has("--quick"), only.map(String::as_str)))?;
+    let (quick, only) = (has("--quick"), only.map(String::as_str));
+    // On the disk that the build is on: /tmp may be memory, where a sync is free.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut figures = Figures {
+        dir: dir.path().to_owned(),
+        all: Map::new(),
+        requests: if quick { 300 } else { 10_000 },
+        rounds: if quick { 1 } else { 5 },
+    };
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    runtime()?.block_on(figures.of_parts(wanted))?;
+    // What follows measures another process, which has the first core.
+    machine::pin(1);
+    runtime()?.block_on(figures.of_the_whole(wanted))?;
+    let figures = Value::Object(figures.all);
     if has("--json") {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else if has("--write") {
@@ -51,37 +64,57 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-async fn measure(quick: bool, only: Option<&str>) -> Result<Value> {
-    let wanted = |name: &str| only.is_none_or(|only| only == name);
-    // On the disk that the build is on: /tmp may be memory, where a sync is free.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let dir = dir.path();
-    let (requests, rounds) = if quick { (1_000, 1) } else { (10_000, 5) };
-    let mut figures = Map::new();
-    let mut note = |name: &str, value: Value| {
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().build()?)
+}
+
+/// What is measured, and how much of it.
+struct Figures {
+    dir: PathBuf,
+    all: Map<String, Value>,
+    requests: usize,
+    rounds: usize,
+}
+
+impl Figures {
+    fn note(&mut self, name: &str, value: Value) {
         eprintln!("{name}: {value}");
-        figures.insert(name.to_owned(), value);
-    };
-    if wanted("spawns") {
-        note("spawns", spawns::measure(dir, rounds).await.into());
+        self.all.insert(name.to_owned(), value);
     }
-    if wanted("shell") {
-        note("shell", spawns::measure_shell(dir, rounds).await);
+
+    /// What runs in this process.
+    async fn of_parts(&mut self, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        if wanted("spawns") {
+            let spawns = spawns::measure(&self.dir, self.rounds).await;
+            self.note("spawns", spawns.into());
+        }
+        if wanted("shell") {
+            let shell = spawns::measure_shell(&self.dir, self.rounds).await;
+            self.note("shell", shell);
+        }
+        Ok(())
     }
-    // What follows measures another process, which has the first core.
-    machine::pin(1);
-    if wanted("status") {
-        let size = status::Size { requests, rounds };
-        note("status", status::measure(dir, size).await?);
+
+    /// What runs in a process of its own.
+    async fn of_the_whole(&mut self, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        if wanted("status") {
+            let (requests, rounds) = (self.requests, self.rounds);
+            let size = status::Size { requests, rounds };
+            let status = status::measure(&self.dir, size).await?;
+            self.note("status", status);
+        }
+        if wanted("adoption") {
+            let adoption = leases::adoption(&self.dir, self.rounds).await?;
+            self.note("adoption", adoption);
+        }
+        if wanted("memory") {
+            let memory = leases::memory(&self.dir).await?;
+            self.note("memory", memory);
+        }
+        if wanted("binaries") {
+            self.note("binaries", machine::binaries()?);
+        }
+        Ok(())
     }
-    if wanted("adoption") {
-        note("adoption", leases::adoption(dir, rounds).await?);
-    }
-    if wanted("memory") {
-        note("memory", leases::memory(dir).await?);
-    }
-    if wanted("binaries") {
-        note("binaries", machine::binaries()?);
-    }
-    Ok(Value::Object(figures))
 }

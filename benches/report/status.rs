@@ -140,7 +140,8 @@ async fn one(dir: &Path, size: Size, hanging: usize, rate: Option<f64>) -> Resul
     let (mut house, _) = starting.await??;
     // Adoption is over, everybody's relays are looked up, all code has run once.
     house.ask("adopted", "adopted_ms")?;
-    throughput(&mut relay, LEASES).await?;
+    throughput(&mut relay, LEASES.min(size.requests)).await?;
+    eprintln!("status: {hanging} spawns hang, {leases} leases run");
     let (mut made, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..size.rounds {
         bare.push(house.ask("crypto", "per_second")?.as_f64().unwrap_or(0.0));

@@ -134,7 +134,7 @@ pub(crate) fn render(figures: &Value) -> String {
             made_of,
         } = line;
         // A String takes all that is written to it.
-        drop(writeln!(out, "| {what} | {ratio} | {target} | {made_of} |"));
+        let _ = writeln!(out, "| {what} | {ratio} | {target} | {made_of} |");
     }
     out
 }
