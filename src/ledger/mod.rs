@@ -37,11 +37,17 @@ pub use rows::*;
 pub use table::{Reader, Table, Tx};
 pub use views::Held;
 
+use crate::core::ids::PublicKey;
+use crate::core::lease::Lease;
 use crate::core::time::Timestamp;
 use writer::Writer;
 
 /// The file's name in the data directory.
 pub const FILE: &str = "ledger.redb";
+
+/// Memory for pages of the file, in bytes: the leases that are open are read
+/// again and again, what is over hardly ever. The default would be a GiB.
+const CACHE: usize = 32 * 1024 * 1024;
 
 /// What went wrong with the ledger. None of it is the consumer's fault.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -144,6 +150,7 @@ impl Ledger {
             .mode(0o600)
             .open(dir.join(FILE))?;
         let db = Database::builder()
+            .set_cache_size(CACHE)
             .create_file(file)
             .map_err(|error| LedgerError::Io(error.to_string()))?;
         migrate::up_to_date(&db)?;
@@ -207,5 +214,29 @@ impl Ledger {
     /// A row cannot be read.
     pub fn held_in(&self, tx: &Tx<'_>) -> Result<Vec<Held>, LedgerError> {
         self.writer.views(|views| views.held_in(tx))
+    }
+
+    /// An owner's leases: all that are not archived, and of the others that were
+    /// paid for the newest, at most `ended`.
+    ///
+    /// # Errors
+    /// A row cannot be read, or the disk.
+    pub fn leases_of(&self, owner: &PublicKey, ended: usize) -> Result<Vec<Lease>, LedgerError> {
+        let (open, over) = self.writer.views(|views| views.owned(owner, ended));
+        self.read(|reader| {
+            let mut leases = Vec::with_capacity(open.len() + over.len());
+            for key in &open {
+                // It may have been archived this moment.
+                let lease = match reader.get(&LEASES, key)? {
+                    Some(lease) => Some(lease),
+                    None => reader.get(&ENDED, key)?,
+                };
+                leases.extend(lease);
+            }
+            for key in over.iter().filter(|key| !open.contains(key)) {
+                leases.extend(reader.get(&ENDED, key)?);
+            }
+            Ok(leases)
+        })
     }
 }

@@ -1,11 +1,11 @@
 //! What is asked all the time, kept in memory beside the file: which messages are
-//! due, and what leases that are not over hold. Made from the tables when the
+//! due, what leases that are not over hold, and whose the others were. Made from the tables when the
 //! ledger is opened and brought up to date with each commit, so that nobody reads
 //! a whole table for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::rows::{LEASES, OUTBOX, OutboxRow};
+use super::rows::{ENDED, LEASES, OUTBOX, OutboxRow};
 use super::table::{Reader, Rows, Tx};
 use super::{LedgerError, Table};
 use crate::core::capacity::Resources;
@@ -66,6 +66,9 @@ impl Due {
 pub(super) struct Views {
     due: Due,
     held: BTreeMap<String, Held>,
+    /// Leases that are over and were paid for, by owner, with when they were
+    /// made. They are kept for ever, and so are these.
+    ended: HashMap<PublicKey, BTreeSet<(Timestamp, String)>>,
 }
 
 impl Views {
@@ -88,6 +91,13 @@ impl Views {
             }
             Ok(true)
         })?;
+        reader.each(&ENDED, "", |key, row| {
+            match row {
+                Ok(lease) => views.end(key, &lease),
+                Err(error) => tracing::error!(lease = %key, %error, "left out"),
+            }
+            Ok(true)
+        })?;
         Ok(views)
     }
 
@@ -101,6 +111,30 @@ impl Views {
             Some(lease) => drop(self.held.insert(key.to_owned(), Held::of(&lease))),
             None => drop(self.held.remove(key)),
         });
+        each(rows, &ENDED, |key, lease| {
+            // What is forgotten was never paid for, and is not here.
+            if let Some(lease) = lease {
+                self.end(key, &lease);
+            }
+        });
+    }
+
+    fn end(&mut self, key: &str, lease: &Lease) {
+        if lease.sold_seconds > 0 {
+            let of_owner = self.ended.entry(lease.owner).or_default();
+            of_owner.insert((lease.created_at, key.to_owned()));
+        }
+    }
+
+    /// The keys of an owner's leases: those that are not archived, and of the
+    /// others the newest ones.
+    pub(super) fn owned(&self, owner: &PublicKey, ended: usize) -> (Vec<String>, Vec<String>) {
+        let open = self.held.iter().filter(|(_, held)| held.owner == *owner);
+        let over = self.ended.get(owner).into_iter().flatten().rev();
+        (
+            open.map(|(key, _)| key.clone()).collect(),
+            over.take(ended).map(|(_, key)| key.clone()).collect(),
+        )
     }
 
     /// Up to `limit` messages that are due at `now`, by key, first those that

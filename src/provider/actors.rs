@@ -139,14 +139,19 @@ async fn run(ctx: Arc<Ctx>, id: LeaseId, bell: Arc<Notify>) -> Result<(), Ledger
             waits.holds(step)
         });
         match plan {
-            Plan::Over => return steps::archive(&ctx, &lease).await,
-            Plan::WaitUntil(at) => wait_until(&ctx, at, waits.next(), &bell).await,
+            Plan::Over => return Box::pin(steps::archive(&ctx, &lease)).await,
+            Plan::WaitUntil(at) => {
+                // There is a task for each lease, and it waits nearly always.
+                drop((lease, payments));
+                wait_until(&ctx, at, waits.next(), &bell).await;
+            }
             Plan::Do(step) => {
-                match steps::take(&ctx, lease, payments, step.clone(), &bell).await? {
+                let taken = steps::take(&ctx, lease, payments, step.clone(), &bell);
+                match Box::pin(taken).await? {
                     steps::Taken::Done => drop(waits.0.remove(&step)),
                     steps::Taken::TryLater => {
                         waits.put(step);
-                        steps::answer_late(&ctx, &id).await?;
+                        Box::pin(steps::answer_late(&ctx, &id)).await?;
                     }
                 }
             }

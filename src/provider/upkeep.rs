@@ -67,10 +67,13 @@ async fn tidy(ctx: &Ctx) {
 /// requests that moved no money, and leases that were never paid, with their
 /// payments and their claims on proofs. What is about money is kept.
 pub async fn forget(ctx: &Ctx) -> Result<(), LedgerError> {
-    let before = ctx.now().minus(REMEMBER);
-    let gone = ctx.ledger().read(|reader| Gone::of(reader, before))?;
-    if !gone.is_empty() {
-        ctx.ledger().write(move |tx| gone.delete(tx)).await?;
+    let (ledger, before) = (ctx.ledger().clone(), ctx.now().minus(REMEMBER));
+    // It reads whole tables, and those who serve requests do not wait for that.
+    let read = move || ledger.read(|reader| Gone::of(reader, before));
+    let gone = tokio::task::spawn_blocking(read).await;
+    let gone = gone.map_err(|error| LedgerError::Died(error.to_string()))??;
+    for part in gone.parts() {
+        ctx.ledger().write(move |tx| part.delete(tx)).await?;
     }
     paygress::forget(ctx).await
 }
@@ -95,7 +98,11 @@ fn horizon(mut stamps: Vec<Timestamp>, before: Timestamp, most: usize) -> Timest
     (*at).max(before)
 }
 
+/// Rows of a kind that are deleted in one change, at most: others wait for it.
+const AT_ONCE: usize = 500;
+
 /// Keys of rows to be forgotten.
+#[derive(Default)]
 struct Gone {
     wraps: Vec<String>,
     inbox: Vec<String>,
@@ -142,11 +149,20 @@ impl Gone {
         })
     }
 
-    fn is_empty(&self) -> bool {
-        self.payments.is_empty()
-            && [&self.wraps, &self.inbox, &self.requests, &self.leases]
-                .iter()
-                .all(|keys| keys.is_empty())
+    /// The same, in parts. Requests come before the leases that they name: a
+    /// part that is not done is found again in the next round.
+    fn parts(self) -> Vec<Self> {
+        fn cut<V: Clone>(rows: &[V]) -> impl Iterator<Item = Vec<V>> {
+            rows.chunks(AT_ONCE).map(<[V]>::to_vec)
+        }
+        let none = Self::default;
+        let wraps = cut(&self.wraps).map(|wraps| Self { wraps, ..none() });
+        let inbox = cut(&self.inbox).map(|inbox| Self { inbox, ..none() });
+        let requests = cut(&self.requests).map(|requests| Self { requests, ..none() });
+        let payments = cut(&self.payments).map(|payments| Self { payments, ..none() });
+        let leases = cut(&self.leases).map(|leases| Self { leases, ..none() });
+        let first = wraps.chain(inbox).chain(requests);
+        first.chain(payments).chain(leases).collect()
     }
 
     fn delete(&self, tx: &Tx) -> Result<(), LedgerError> {

@@ -62,7 +62,7 @@ impl Default for InboxOptions {
             margin: secs(60 * 60),
             page: 500,
             page_timeout: secs(10),
-            parallel: 16,
+            parallel: 64,
             queue: 256,
             advance_every: secs(30),
             recheck_every: secs(60 * 60),

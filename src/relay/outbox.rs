@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nostr_sdk::{Event, Filter, Keys, Kind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,10 @@ const LISTS: usize = 1024;
 
 /// How long it is believed that a receiver has no list.
 const NO_LIST_KEEP: Duration = Duration::from_secs(60);
+
+/// Messages that one relay has confirmed and that still go to others, at most;
+/// where there are more, new ones wait.
+const LINGERING: usize = 1024;
 
 /// Stamps are whole seconds: looking more often finds nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -56,7 +60,7 @@ impl Default for OutboxOptions {
         Self {
             backoff_min: secs(2),
             backoff_max: secs(300),
-            parallel: 32,
+            parallel: 128,
             lookup_timeout: secs(3),
             lookup_keep: secs(300),
             linger: secs(3),
@@ -90,14 +94,17 @@ impl Outbox {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
+        let (tell, freed) = mpsc::unbounded_channel();
         let sender = Arc::new(Sender {
             relays: relays.clone(),
             keys,
             store,
             options,
             lists: Mutex::default(),
+            crypto: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            freed: tell,
         });
-        let run = run(sender, outbox.nudger.0.clone());
+        let run = run(sender, outbox.nudger.0.clone(), freed);
         let run = outbox.cancel.clone().run_until_cancelled_owned(run);
         outbox.tasks.spawn(run);
         outbox
@@ -139,6 +146,11 @@ struct Sender {
     options: OutboxOptions,
     /// Where receivers read, and until when that is believed.
     lists: Mutex<HashMap<PublicKey, (Vec<String>, Instant)>>,
+    /// Encryption and signatures are work for the processor: no more at once
+    /// than there are.
+    crypto: Semaphore,
+    /// Says which tasks have their message confirmed.
+    freed: mpsc::UnboundedSender<tokio::task::Id>,
 }
 
 /// Attempts that run, and the messages that they are about.
@@ -162,13 +174,18 @@ impl Active {
 }
 
 /// Starts an attempt for each message that is due and has none running.
-async fn run(sender: Arc<Sender>, nudge: Arc<Notify>) {
+async fn run(
+    sender: Arc<Sender>,
+    nudge: Arc<Notify>,
+    mut freed: mpsc::UnboundedReceiver<tokio::task::Id>,
+) {
     let mut active = Active::default();
     let mut running = JoinSet::new();
     loop {
         let wait = start_due(&sender, &mut active, &mut running).await;
         tokio::select! {
             () = nudge.notified() => {}
+            Some(task) = freed.recv() => active.end(task),
             Some(done) = running.join_next_with_id() => {
                 let id = match done {
                     Ok((id, ())) => id,
@@ -188,7 +205,10 @@ async fn start_due(
     running: &mut JoinSet<()>,
 ) -> Option<Duration> {
     let parallel = sender.options.parallel.max(1);
-    let free = parallel.saturating_sub(active.ids.len());
+    let room = parallel.saturating_add(LINGERING);
+    let free = parallel
+        .saturating_sub(active.ids.len())
+        .min(room.saturating_sub(running.len()));
     if free == 0 {
         return None;
     }
@@ -206,7 +226,7 @@ async fn start_due(
         let task = running.spawn(async move { sender.attempt(message).await });
         active.begin(task.id(), id);
     }
-    if active.ids.len() >= parallel {
+    if active.ids.len() >= parallel || running.len() >= room {
         return None;
     }
     let next = sender.store.next_due().await?;
@@ -238,6 +258,7 @@ impl Sender {
     }
 
     async fn wrapped(&self, message: &Outgoing) -> Result<Event, WrapError> {
+        let _permit = self.crypto.acquire().await;
         let (keys, message) = (self.keys.clone(), message.clone());
         let work = tokio::task::spawn_blocking(move || {
             let Outgoing { to, body, .. } = &message;
@@ -273,12 +294,16 @@ impl Sender {
                     Ack::Accepted if until.is_none() => {
                         until = Some(Instant::now() + self.options.linger);
                         self.store.confirmed(&message.id, &relay, now()).await?;
+                        self.free();
                     }
                     Ack::Accepted => {}
                     Ack::Refused(why) | Ack::NoAnswer(why) => failures.push((relay, why)),
                 },
                 () = over(until), if until.is_some() => return Ok(()),
                 else => break,
+            }
+            if looked && running.is_empty() {
+                break;
             }
         }
         if until.is_some() {
@@ -290,6 +315,15 @@ impl Sender {
             .min(message.expires_at);
         let attempts = message.attempts.saturating_add(1);
         self.store.postponed(&message.id, attempts, next).await
+    }
+
+    /// What this task is about is done: another message may begin, while this
+    /// one goes to the other relays.
+    fn free(&self) {
+        if let Some(task) = tokio::task::try_id() {
+            // Nobody listens where the outbox is being stopped.
+            drop(self.freed.send(task));
+        }
     }
 
     fn backoff(&self, attempts: u32) -> Duration {

@@ -139,3 +139,48 @@ async fn a_row_that_cannot_be_read_does_not_keep_the_rest_from_working() {
         ["good"]
     );
 }
+
+#[tokio::test]
+async fn an_owner_gets_the_open_leases_and_the_newest_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir);
+    let made = |n: u8, at, phase| Lease {
+        created_at: Timestamp::from_secs(at),
+        sold_seconds: 60,
+        ..lease(n, phase)
+    };
+    let over = Phase::Ended {
+        at: Timestamp::from_secs(9),
+    };
+    let put = ledger.write(move |tx| {
+        tx.put(&LEASES, "open", &made(1, 1, Phase::Active))?;
+        tx.put(&LEASES, "other", &made(2, 1, Phase::Active))?;
+        tx.put(&LEASES, "moved", &made(1, 2, over))?;
+        for n in 3..9 {
+            tx.put(&ENDED, &format!("over{n}"), &made(1, n, over))?;
+        }
+        let unpaid = Lease {
+            sold_seconds: 0,
+            ..made(1, 10, over)
+        };
+        tx.put(&ENDED, "unpaid", &unpaid)?;
+        tx.put(&ENDED, "overother", &made(2, 10, over))
+    });
+    put.await.unwrap();
+    let archive = ledger.write(move |tx| {
+        tx.put(&ENDED, "moved", &made(1, 2, over))?;
+        tx.delete(&LEASES, "moved")
+    });
+    archive.await.unwrap();
+    let owner = crate::core::ids::PublicKey::from_bytes([1; 32]);
+    let seen = |ledger: &Ledger, ended| {
+        let leases = ledger.leases_of(&owner, ended).unwrap();
+        let mut at: Vec<u64> = leases.iter().map(|l| l.created_at.as_secs()).collect();
+        at.sort_unstable();
+        at
+    };
+    assert_eq!(seen(&ledger, 3), [1, 6, 7, 8]);
+    assert_eq!(seen(&ledger, 99), [1, 2, 3, 4, 5, 6, 7, 8]);
+    drop(ledger);
+    assert_eq!(seen(&open(&dir), 3), [1, 6, 7, 8], "after opening again");
+}

@@ -2,7 +2,6 @@
 
 use super::{Handled, describe};
 use crate::core::ids::PublicKey;
-use crate::ledger::{ENDED, LEASES};
 use crate::protocol::reply::Answer;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
@@ -11,16 +10,11 @@ use crate::provider::refuse::{self, Refusal};
 const MAX_LISTED: usize = 24;
 
 pub(super) fn handle(ctx: &Ctx, owner: PublicKey) -> Result<Handled, Refusal> {
-    let (open, ended) = ctx
+    let mut own = ctx
         .ledger()
-        .read(|reader| Ok((reader.all(&LEASES)?, reader.all(&ENDED)?)))
+        .leases_of(&owner, MAX_LISTED)
         .map_err(|error| refuse::internal(&error))?;
-    let mut own: Vec<_> = open
-        .into_iter()
-        .chain(ended)
-        .map(|(_, lease)| lease)
-        .filter(|lease| lease.owner == owner && lease.sold_seconds > 0)
-        .collect();
+    own.retain(|lease| lease.sold_seconds > 0);
     own.sort_by_key(|lease| std::cmp::Reverse((!lease.has_ended(), lease.created_at)));
     own.truncate(MAX_LISTED);
     let mut leases: Vec<_> = own.iter().map(|lease| describe(ctx, lease)).collect();

@@ -125,6 +125,34 @@ async fn only_a_relays_yes_confirms_and_each_attempt_is_the_same_rumor() {
     }
 }
 
+/// One place, and minutes of patience with relays that say nothing: who waited
+/// for them would not get two messages out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_one_relay_has_makes_room_for_the_next() {
+    let (alice, bob) = (Keys::generate(), Keys::generate());
+    let good = TestRelay::start().await.unwrap();
+    let mute = Fake::mute().await;
+    for urls in [vec![good.url()], vec![good.url(), mute.url.clone()]] {
+        let at_alice = relays(&alice, &urls);
+        assert_eq!(at_alice.wait_connected(urls.len(), SOON).await, urls.len());
+        let store = Arc::new(MemoryOutbox::new());
+        let options = OutboxOptions {
+            parallel: 1,
+            linger: Duration::from_secs(600),
+            ..quick()
+        };
+        let outbox = Outbox::start(&at_alice, alice.clone(), store.clone(), options);
+        for id in ["a", "b", "c", "d"] {
+            store.put(outgoing(id, hex(&bob), &urls));
+        }
+        outbox.nudge();
+        for id in ["a", "b", "c", "d"] {
+            let fate = settled(&store, id).await;
+            assert!(matches!(fate, Fate::Confirmed { .. }), "{fate:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_where_the_receiver_reads_too() {
     let (alice, bob) = (Keys::generate(), Keys::generate());
