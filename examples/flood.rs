@@ -228,7 +228,7 @@ fn junk(n: u32, to: &PublicKey) -> String {
 /// Large junk, made when it is sent: too large to be read, or just not.
 fn large(n: u32, to: &PublicKey) -> String {
     let bytes = if n % 10 == 5 { 140_000 } else { 60_000 };
-    EventBuilder::new(Kind::GiftWrap, format!("{n:0bytes$}"))
+    EventBuilder::new(Kind::GiftWrap, format!("{n}{}", "x".repeat(bytes)))
         .tag(Tag::public_key(key_to(to)))
         .sign_with_keys(&Keys::generate())
         .unwrap()

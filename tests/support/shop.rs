@@ -124,7 +124,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         timing: Timing::default(),
         sell_unenforced: false,
         backend: BackendSetting::Fake,
-        creates: 4,
+        creates: 64,
     }
 }
 
