@@ -226,7 +226,7 @@ fn junk(n: u32, to: &PublicKey) -> String {
 /// Large junk, made when it is sent: too large to be read, or just not.
 fn large(n: u32, to: &PublicKey) -> String {
     let bytes = if n % 10 == 5 { 140_000 } else { 60_000 };
-    EventBuilder::new(Kind::GiftWrap, format!("{n:0bytes$}"))
+    EventBuilder::new(Kind::GiftWrap, format!("{n}{}", "x".repeat(bytes)))
         .tag(Tag::public_key(key_to(to)))
         .sign_with_keys(&Keys::generate())
         .unwrap()
@@ -468,13 +468,14 @@ async fn main() {
     });
     let gap = Duration::from_secs(args.seconds) / (args.paid + 1);
     let (mut paid, mut status, mut rss_max) = (Vec::new(), Vec::new(), 0);
+    let mut in_flood = 0;
     for (n, mut customer) in customers.into_iter().enumerate() {
         tokio::time::sleep_until(began + gap * (n as u32 + 1)).await;
         rss_max = rss_max.max(daemon.memory("VmRSS"));
         let token = tokens.remove(0);
         paid.push(customer.ask(&to, spawn(token), args.pow_bits).await);
         status.push(owner.ask(&to, Ask::List, args.pow_bits).await);
-        assert!(!flood.is_finished(), "asked in the middle of the flood");
+        in_flood += u32::from(!flood.is_finished());
     }
     let took = flood.await.unwrap();
     let (my_cpu, its_cpu) = (cpu(me) - my_cpu, cpu(it) - its_cpu);
@@ -496,7 +497,7 @@ async fn main() {
             "events": args.events,
             "seconds": took.as_secs_f64(),
             "pow_bits": args.pow_bits,
-            "paid_ms": paid, "paid_max_ms": highest(&paid), "paid_quiet_ms": quiet_ms,
+            "served_in_the_flood": in_flood, "paid_ms": paid, "paid_max_ms": highest(&paid), "paid_quiet_ms": quiet_ms,
             "list_max_ms": highest(&status), "list_after_ms": after_ms,
             "rss_before_kb": rss_before,
             "rss_max_kb": rss_max.max(daemon.memory("VmHWM")),

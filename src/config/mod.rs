@@ -60,7 +60,18 @@ pub struct Config {
     /// Logs.
     pub log: LogSetting,
     /// The file as it is.
-    pub source: serde_json::Value,
+    pub source: Source,
+}
+
+/// A configuration file as it is, to compare it with a later one. Not shown: it
+/// says what the rest of [`Config`] says.
+#[derive(Clone)]
+pub struct Source(pub Value);
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 /// Reads and validates a configuration file and the secrets it names. Paths in
@@ -107,7 +118,7 @@ fn parse_with_keys(text: &str, base: &Path) -> (Result<Config, Vec<ConfigProblem
 }
 
 /// Pointers of what differs between two files, in their order.
-pub fn differences(before: &serde_json::Value, after: &serde_json::Value) -> Vec<String> {
+pub fn differences(before: &Value, after: &Value) -> Vec<String> {
     fn walk(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<String>) {
         match (before, after) {
             (Some(Value::Object(one)), Some(Value::Object(other))) => {
@@ -221,6 +232,6 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
         nsec_file: nsec_file?,
         mnemonic_file: mnemonic_file?,
         log: log?,
-        source: node.value().clone(),
+        source: Source(node.value().clone()),
     })
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::convert::{id_from, now};
 use super::pow;
 use super::reader::Reader;
-use super::seen::Seen;
+use super::seen::{Claim, Seen, Taken};
 use super::session::{MAX_EVENT, Relays};
 use super::wrap::{Unwrapped, is_to, unwrap};
 use super::{Channel, Dropped, InboxStore, Incoming, direct};
@@ -244,7 +244,15 @@ impl Worker {
         if self.store.seen_wrap(&id).await {
             return Err(Dropped::Duplicate);
         }
-        let message = self.open(event, id).await?;
+        let (claim, message) = match self.open(event, id).await? {
+            Ok(opened) => opened,
+            Err(Taken::Done) => return Err(Dropped::Duplicate),
+            // Not dealt with before that one is.
+            Err(Taken::Working(mut working)) => {
+                drop(working.changed().await);
+                return Err(Dropped::Duplicate);
+            }
+        };
         let message = Incoming {
             channel,
             rumor: message.rumor,
@@ -255,6 +263,7 @@ impl Worker {
             body: message.body,
         };
         let new = self.store_it(&message, &id).await;
+        claim.done();
         if !new {
             return Err(Dropped::Duplicate);
         }
@@ -267,17 +276,28 @@ impl Worker {
 
     /// Checks the signature, makes sure that nobody else works on this event,
     /// and decrypts it.
-    async fn open(&self, event: Event, id: EventId) -> Result<Unwrapped, Dropped> {
+    async fn open(
+        &self,
+        event: Event,
+        id: EventId,
+    ) -> Result<Result<(Claim, Unwrapped), Taken>, Dropped> {
         let permit = self.crypto.acquire().await;
         let (keys, seen) = (self.keys.clone(), Arc::clone(&self.seen));
         let work = tokio::task::spawn_blocking(move || {
             event.verify().map_err(|_| Dropped::BadSignature)?;
             // With a bad signature the id is anybody's, maybe that of a good one;
             // so it is noted here and not before.
-            if !seen.claim(&id) {
-                return Err(Dropped::Duplicate);
+            let claim = match seen.claim(&id) {
+                Ok(claim) => claim,
+                Err(taken) => return Ok(Err(taken)),
+            };
+            match decrypt(&keys, &event) {
+                Ok(message) => Ok(Ok((claim, message))),
+                Err(junk) => {
+                    claim.done();
+                    Err(junk)
+                }
             }
-            decrypt(&keys, &event)
         });
         let opened = work.await.unwrap_or(Err(Dropped::Undecryptable));
         drop(permit);

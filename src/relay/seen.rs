@@ -1,7 +1,9 @@
-//! Events that were dealt with, in bounded memory.
+//! Events that are or were dealt with, in bounded memory.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::core::ids::EventId;
 
@@ -12,12 +14,30 @@ const GENERATION: usize = 65_536;
 /// certain, at most 131,072, in about 5 MB. Half of an id is kept: nobody finds
 /// another event with the same half.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<Generations>);
+pub(super) struct Seen(Mutex<State>);
 
 #[derive(Default)]
-struct Generations {
+struct State {
     young: HashSet<u128>,
     old: HashSet<u128>,
+    /// Events that are worked on; no more than there are slots.
+    working: HashMap<u128, watch::Receiver<()>>,
+}
+
+/// The right to work on an event, until it is dropped.
+pub(super) struct Claim {
+    seen: Arc<Seen>,
+    half: u128,
+    /// Whoever waits sees it go.
+    _working: watch::Sender<()>,
+}
+
+/// Why there is no [`Claim`].
+pub(super) enum Taken {
+    /// It was dealt with.
+    Done,
+    /// Somebody works on it; the channel closes when that is over.
+    Working(watch::Receiver<()>),
 }
 
 fn half(id: &EventId) -> u128 {
@@ -29,24 +49,55 @@ fn half(id: &EventId) -> u128 {
 }
 
 impl Seen {
-    /// Whether this event was noted.
-    pub(super) fn has(&self, id: &EventId) -> bool {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let half = half(id);
-        seen.young.contains(&half) || seen.old.contains(&half)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an event; `false` where somebody else had.
-    pub(super) fn claim(&self, id: &EventId) -> bool {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether this event was dealt with.
+    pub(super) fn has(&self, id: &EventId) -> bool {
+        self.lock().has(half(id))
+    }
+
+    /// The right to work on an event, for one at a time and until it is done.
+    pub(super) fn claim(self: &Arc<Self>, id: &EventId) -> Result<Claim, Taken> {
         let half = half(id);
-        if seen.old.contains(&half) {
-            return false;
+        let mut state = self.lock();
+        if state.has(half) {
+            return Err(Taken::Done);
         }
-        if seen.young.len() >= GENERATION {
-            seen.old = std::mem::take(&mut seen.young);
+        if let Some(working) = state.working.get(&half) {
+            return Err(Taken::Working(working.clone()));
         }
-        seen.young.insert(half)
+        let (alive, working) = watch::channel(());
+        state.working.insert(half, working);
+        Ok(Claim {
+            seen: Arc::clone(self),
+            half,
+            _working: alive,
+        })
+    }
+}
+
+impl State {
+    fn has(&self, half: u128) -> bool {
+        self.young.contains(&half) || self.old.contains(&half)
+    }
+}
+
+impl Claim {
+    /// Notes that the event is dealt with.
+    pub(super) fn done(self) {
+        let mut state = self.seen.lock();
+        if state.young.len() >= GENERATION {
+            state.old = std::mem::take(&mut state.young);
+        }
+        state.young.insert(self.half);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.seen.lock().working.remove(&self.half);
     }
 }
 
@@ -62,13 +113,31 @@ mod tests {
 
     #[test]
     fn the_newest_are_remembered_and_the_oldest_are_not() {
-        let seen = Seen::default();
+        let seen = Arc::new(Seen::default());
         let many = GENERATION as u32 * 3;
-        assert!((0..many).all(|n| seen.claim(&id(n))));
+        for n in 0..many {
+            seen.claim(&id(n)).ok().unwrap().done();
+        }
         assert!((many - GENERATION as u32..many).all(|n| seen.has(&id(n))));
-        assert!(!seen.claim(&id(many - 1)), "by one only");
+        assert!(matches!(seen.claim(&id(many - 1)), Err(Taken::Done)));
         assert!(!seen.has(&id(0)));
-        let kept = seen.0.lock().unwrap();
+        let kept = seen.lock();
         assert!(kept.young.len() + kept.old.len() <= 2 * GENERATION);
+        assert!(kept.working.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_works_on_an_event_and_another_waits_for_the_end_of_it() {
+        let seen = Arc::new(Seen::default());
+        let claim = seen.claim(&id(1)).ok().unwrap();
+        let Err(Taken::Working(mut waiting)) = seen.claim(&id(1)) else {
+            panic!("claimed twice")
+        };
+        assert!(!waiting.has_changed().unwrap() && !seen.has(&id(1)));
+        claim.done();
+        assert!(waiting.changed().await.is_err() && seen.has(&id(1)));
+        // What was given up is anybody's again.
+        drop(seen.claim(&id(2)));
+        assert!(seen.claim(&id(2)).is_ok());
     }
 }

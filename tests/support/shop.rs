@@ -174,7 +174,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         sell_unenforced: false,
         paygress: None,
         backend: BackendSetting::Fake,
-        creates: 4,
+        creates: 64,
     }
 }
 

@@ -64,12 +64,12 @@ impl Reloader {
 
     fn take_over(&self, config: Config) -> ReloadView {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = config::differences(&holds, &config.source);
+        let found = config::differences(&holds, &config.source.0);
         let live = |pointer: &String| format!("{pointer}/").starts_with(LIVE);
         let (changed, needs_restart) = found.into_iter().partition(live);
         self.ctx.set_policy(config.settings.requests);
         if let Some(holds) = holds.as_object_mut() {
-            match config.source.get("requests") {
+            match config.source.0.get("requests") {
                 Some(requests) => drop(holds.insert("requests".to_owned(), requests.clone())),
                 None => drop(holds.remove("requests")),
             }

@@ -77,7 +77,7 @@ async fn start(
 ) -> anyhow::Result<()> {
     let secrets = secrets::read(&config)
         .map_err(|_| anyhow::anyhow!("the secret files have changed since they were checked"))?;
-    let (settings, source) = (config.settings, config.source);
+    let (settings, source) = (config.settings, config.source.0);
     let data_dir = settings.data_dir.clone();
     std::fs::DirBuilder::new()
         .recursive(true)
