@@ -97,6 +97,7 @@ impl Shop {
             backend,
             clock: Arc::new(SystemClock),
             me: PublicKey::from_bytes([9; 32]),
+            ports: None,
             access: Access {
                 host: "127.0.0.1".to_owned(),
                 port: 2222,
