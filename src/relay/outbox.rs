@@ -322,7 +322,7 @@ impl Sender {
     fn free(&self) {
         if let Some(task) = tokio::task::try_id() {
             // Nobody listens where the outbox is being stopped.
-            drop(self.freed.send(task));
+            let _ = self.freed.send(task);
         }
     }
 
