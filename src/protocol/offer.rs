@@ -158,7 +158,12 @@ mod tests {
 
     #[test]
     fn an_uptime_out_of_range_can_be_written_again() {
-        for (said, read) in [("1e300", 100.0), ("-1", 0.0), ("99.5", 99.5), ("100", 100.0)] {
+        for (said, read) in [
+            ("1e300", 100.0),
+            ("-1", 0.0),
+            ("99.5", 99.5),
+            ("100", 100.0),
+        ] {
             let json = format!(
                 r#"{{"provider_npub":"{}","hostname":"","capabilities":[],"specs":[],
                     "whitelisted_mints":[],"uptime_percent":{said},"total_jobs_completed":0}}"#,
