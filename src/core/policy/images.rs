@@ -89,22 +89,22 @@ pub fn allowed<P: AsRef<str>>(patterns: &[P], image: &str) -> bool {
 }
 
 /// The registry, and what follows it. The first part is a registry only where
-/// it cannot be part of a name: with a dot, a port or capitals, or `localhost`.
+/// it cannot be part of a name: with a dot or a port, or `localhost`.
 fn split_registry(text: &str) -> Result<(String, &str), ReferenceError> {
     let Some((first, rest)) = text.split_once('/') else {
         return Ok((DEFAULT_REGISTRY.to_owned(), text));
     };
-    let is_registry = first == "localhost"
-        || first.contains(['.', ':'])
-        || first.bytes().any(|b| b.is_ascii_uppercase());
-    if !is_registry {
-        return Ok((DEFAULT_REGISTRY.to_owned(), text));
-    }
-    if !is_host_and_port(first) {
-        return Err(ReferenceError::Registry);
-    }
     // Host names do not tell capitals apart, patterns do.
     let registry = first.to_ascii_lowercase();
+    let is_registry = registry == "localhost" || first.contains(['.', ':']);
+    if !is_registry && registry == first {
+        return Ok((DEFAULT_REGISTRY.to_owned(), text));
+    }
+    // Without a dot or port capitals alone would make it a registry: written
+    // out in lower case it would be another image, the next time it is read.
+    if !is_registry || !is_host_and_port(first) {
+        return Err(ReferenceError::Registry);
+    }
     if registry == "index.docker.io" {
         return Ok((DEFAULT_REGISTRY.to_owned(), rest));
     }

@@ -25,6 +25,7 @@ fn short_names_mean_what_docker_means() {
         ("ghcr.io/me/app:1", "ghcr.io/me/app:1".to_owned()),
         ("ghcr.io/app", "ghcr.io/app:latest".to_owned()),
         ("localhost/x", "localhost/x:latest".to_owned()),
+        ("LOCALHOST/x", "localhost/x:latest".to_owned()),
         ("localhost:5000/x:y", "localhost:5000/x:y".to_owned()),
         (
             "test.com:5000",
@@ -57,6 +58,8 @@ fn what_names_no_image_is_refused() {
         ("/a", E::Name),
         ("a/", E::Name),
         ("../etc", E::Registry),
+        // In lower case it would be an image of Docker's registry.
+        ("REGISTRY/app", E::Registry),
         ("a/../b", E::Name),
         ("a..b", E::Name),
         ("a___b", E::Name),
