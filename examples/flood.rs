@@ -29,9 +29,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
 use nostr_sdk::filter::MatchEventOptions;
-use nostr_sdk::{
-    ClientMessage, Event, EventBuilder, Filter, JsonUtil, Keys, Kind, Tag, ToBech32,
-};
+use nostr_sdk::{ClientMessage, Event, EventBuilder, Filter, JsonUtil, Keys, Kind, Tag, ToBech32};
 use satlet::core::ids::{PublicKey, RequestId};
 use satlet::core::money::Msat;
 use satlet::demo::mint::{MintOptions, TestMint};
@@ -324,7 +322,10 @@ impl Daemon {
     }
 
     fn ledger_kb(&self) -> u64 {
-        std::fs::metadata(self.data.join("ledger.redb")).unwrap().len() / 1024
+        std::fs::metadata(self.data.join("ledger.redb"))
+            .unwrap()
+            .len()
+            / 1024
     }
 }
 
@@ -481,9 +482,9 @@ async fn main() {
     let after_ms = owner.ask(&to, Ask::List, args.pow_bits).await;
     let to_strangers: u64 = {
         let wraps = relay.wraps.lock().unwrap();
-        let strangers = wraps.iter().filter(|(key, _)| {
-            !ours.contains(key) && **key != to.to_hex()
-        });
+        let strangers = wraps
+            .iter()
+            .filter(|(key, _)| !ours.contains(key) && **key != to.to_hex());
         strangers.map(|(_, count)| count).sum()
     };
     let highest = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);

@@ -106,10 +106,11 @@ fn limits(mut object: Object<'_>) -> Option<GatewayLimits> {
         default.max_connections_per_lease,
         |n| n.integer(1..=100_000),
     );
-    let max_channels_per_lease =
-        object.optional("max_channels_per_lease", default.max_channels_per_lease, |n| {
-            n.integer(1..=100_000)
-        });
+    let max_channels_per_lease = object.optional(
+        "max_channels_per_lease",
+        default.max_channels_per_lease,
+        |n| n.integer(1..=100_000),
+    );
     object.finish();
     Some(GatewayLimits {
         login_timeout: login_timeout?,

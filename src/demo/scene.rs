@@ -23,8 +23,8 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, SandboxSetting,
-    Settings, Timing,
+    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
+    SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
 

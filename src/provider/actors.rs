@@ -171,7 +171,8 @@ pub async fn sweep(ctx: Arc<Ctx>) {
         tick.tick().await;
         match ctx.ledger().read(open_leases) {
             Ok(leases) => {
-                ctx.admission.set_owners(leases.iter().map(|(_, lease)| lease));
+                ctx.admission
+                    .set_owners(leases.iter().map(|(_, lease)| lease));
                 for (_, lease) in leases {
                     ctx.actors.wake(&ctx, &lease.id);
                 }

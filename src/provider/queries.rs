@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::control::{BalanceView, LeaseView, MoneyView, Queries, RelayView, ReloadView, StatusView};
+use super::control::{
+    BalanceView, LeaseView, MoneyView, Queries, RelayView, ReloadView, StatusView,
+};
 use super::ctx::{Ctx, open_leases, promised};
 use super::handlers::describe;
 use super::offer;

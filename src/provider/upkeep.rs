@@ -117,7 +117,11 @@ impl Gone {
         let rejected = |p: &Payment| p.state == PaymentState::Rejected && p.deadline < before;
         let (wraps, inbox) = (reader.all(&WRAPS)?, reader.all(&INBOX)?);
         let asked = reader.all(&REQUESTS)?;
-        let wraps_before = horizon(wraps.iter().map(|(_, at)| *at).collect(), before, MOST_WRAPS);
+        let wraps_before = horizon(
+            wraps.iter().map(|(_, at)| *at).collect(),
+            before,
+            MOST_WRAPS,
+        );
         let received = inbox.iter().map(|(_, row)| row.received_at);
         let inbox_before = horizon(received.collect(), before, MOST);
         let received = asked.iter().map(|(_, row)| row.received_at);
@@ -126,7 +130,9 @@ impl Gone {
             wraps: keys(wraps, |at| *at < wraps_before),
             inbox: keys(inbox, |row| row.done && row.received_at < inbox_before),
             requests: keys(asked, |row| {
-                row.answer.is_some() && row.received_at < asked_before && forgotten(row.lease.as_ref())
+                row.answer.is_some()
+                    && row.received_at < asked_before
+                    && forgotten(row.lease.as_ref())
             }),
             payments: payments.filter(rejected).collect(),
             leases: keys(reader.all(&ENDED)?, |lease| {

@@ -242,6 +242,10 @@ impl Sender {
         let (mut looked, mut until) = (false, None);
         let mut failures = Vec::new();
         loop {
+            // A place is not held for the sake of nobody.
+            if until.is_some() && looked && running.is_empty() {
+                return Ok(());
+            }
             tokio::select! {
                 list = &mut lookup, if !looked => {
                     looked = true;

@@ -34,7 +34,11 @@ impl Patience {
         let gained = u32::try_from(gained).unwrap_or(u32::MAX);
         let left = left.saturating_add(gained).min(BURST);
         // What is left of the last tick is not lost.
-        let at = if left == BURST { Instant::now() } else { at + tick * gained };
+        let at = if left == BURST {
+            Instant::now()
+        } else {
+            at + tick * gained
+        };
         *state = (left.saturating_sub(1), at);
         left > 0
     }

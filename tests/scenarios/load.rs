@@ -195,7 +195,10 @@ async fn a_mint_that_hangs_fills_its_own_lane_and_delays_no_status() {
     let asked = tokio::time::Instant::now();
     let answer = shop.ask(owner, status(&lease)).await;
     assert!(matches!(answer, Ok(Answer::Status(_))), "{answer:?}");
-    assert!(asked.elapsed() < Duration::from_secs(5), "before any timeout");
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "before any timeout"
+    );
     let refusal = |(key, id): &(PublicKey, RequestId)| match shop.answer_now(*key, *id)?.outcome {
         Outcome::Error(error) => Some(error),
         Outcome::Result(_) => None,
@@ -297,7 +300,9 @@ async fn a_paid_request_is_served_while_a_flood_goes_on() {
     let flood = tokio::spawn(async move {
         let began = tokio::time::Instant::now();
         for n in 0..EVENTS {
-            let event = tokio::task::spawn_blocking(move || junk(n, &to)).await.unwrap();
+            let event = tokio::task::spawn_blocking(move || junk(n, &to))
+                .await
+                .unwrap();
             drop(flooding.publish_until(&event, &urls, 1).await);
             tokio::time::sleep_until(began + Duration::from_millis(2) * n).await;
         }
@@ -422,7 +427,12 @@ async fn a_consumer_does_the_work_that_the_offer_asks_for() {
     let other = RelayPost::new(Keys::generate(), world.urls());
     let mut replies = other.listen().await.unwrap();
     let (id, text) = request(Ask::List);
-    other.send(&Letter { body: text, ..letter }).await;
+    other
+        .send(&Letter {
+            body: text,
+            ..letter
+        })
+        .await;
     assert!(next(&mut replies).await.body.contains(&id.to_string()));
     house.stop().await;
 }

@@ -42,7 +42,10 @@ impl Reloader {
                 tracing::info!(changed = ?view.changed, "the configuration was read again");
                 if !view.needs_restart.is_empty() {
                     let keys = &view.needs_restart;
-                    tracing::warn!(?keys, "changed in the file, and taken over at a restart only");
+                    tracing::warn!(
+                        ?keys,
+                        "changed in the file, and taken over at a restart only"
+                    );
                 }
                 Ok(view)
             }
