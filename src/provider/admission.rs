@@ -135,6 +135,11 @@ impl Admission {
         *lock(&self.owners) = paid.map(|lease| lease.owner).collect();
     }
 
+    /// Notes that this key has paid for a lease; the next sweep says the same.
+    pub(super) fn add_owner(&self, owner: PublicKey) {
+        lock(&self.owners).insert(owner);
+    }
+
     /// Notes that a message was admitted and will be dispatched.
     pub(super) fn hand_over(&self, rumor: EventId, class: Class) {
         let mut tickets = lock(&self.tickets);

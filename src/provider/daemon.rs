@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::actors;
 use super::clock::{Clock, SystemClock};
-use super::ctx::{Ctx, Parts};
+use super::ctx::{Ctx, Parts, open_leases};
 use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
 use super::offer;
@@ -139,6 +139,8 @@ impl Provider {
         };
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
+        let leases = ctx.ledger().read(open_leases)?;
+        ctx.admission.set_owners(leases.iter().map(|(_, lease)| lease));
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
