@@ -140,7 +140,8 @@ impl Provider {
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         let leases = ctx.ledger().read(open_leases)?;
-        ctx.admission.set_owners(leases.iter().map(|(_, lease)| lease));
+        ctx.admission
+            .set_owners(leases.iter().map(|(_, lease)| lease));
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
