@@ -3,7 +3,7 @@
 //! are rationed; beyond the ration they are counted, and the log says so once a
 //! minute.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,8 +38,8 @@ const OUTBOX_FULL: u64 = 2_000;
 
 /// What is done with a message.
 pub(super) enum Heard {
-    /// It is handled.
-    Take,
+    /// It is handled, for one of this class.
+    Take(Class),
     /// It is forgotten.
     Ignore,
     /// Its author is told why not. Whether it brought money.
@@ -107,7 +107,7 @@ pub struct Admission {
     /// Keys with a lease that is paid; no more than there are leases.
     owners: Mutex<HashSet<PublicKey>>,
     /// Messages that were admitted and are on their way to the dispatcher.
-    tickets: Mutex<HashSet<EventId>>,
+    tickets: Mutex<HashMap<EventId, Class>>,
     ignored: AtomicU64,
     silenced: AtomicU64,
 }
@@ -149,18 +149,23 @@ impl Admission {
         *lock(&self.owners) = paid.map(|lease| lease.owner).collect();
     }
 
+    /// Notes that this key has paid for a lease; the next sweep says the same.
+    pub(super) fn add_owner(&self, owner: PublicKey) {
+        lock(&self.owners).insert(owner);
+    }
+
     /// Notes that a message was admitted and will be dispatched.
-    pub(super) fn hand_over(&self, rumor: EventId) {
+    pub(super) fn hand_over(&self, rumor: EventId, class: Class) {
         let mut tickets = lock(&self.tickets);
         if tickets.len() >= TICKETS {
             // Whoever loses one is looked at again.
             tickets.clear();
         }
-        tickets.insert(rumor);
+        tickets.insert(rumor, class);
     }
 
-    /// Whether a message was admitted before it was stored; true once.
-    pub(super) fn was_handed_over(&self, rumor: &EventId) -> bool {
+    /// For whom a message was admitted before it was stored; told once.
+    pub(super) fn handed_over(&self, rumor: &EventId) -> Option<Class> {
         lock(&self.tickets).remove(rumor)
     }
 
@@ -188,7 +193,7 @@ pub(super) fn hear(ctx: &Ctx, message: &Incoming) -> Result<Heard, LedgerError> 
     };
     let class = class(ctx, &message.sender, asked.token.as_deref());
     let Err(refusal) = admit(ctx, message, &asked, class) else {
-        return Ok(Heard::Take);
+        return Ok(Heard::Take(class));
     };
     let id = asked.id;
     // A refusal says that the token is untouched. That is no answer to a request
@@ -196,7 +201,7 @@ pub(super) fn hear(ctx: &Ctx, message: &Incoming) -> Result<Heard, LedgerError> 
     if is_taken(ctx, message, id)? {
         return Ok(match refusal.code {
             Code::TooManyRequests => Heard::Ignore,
-            _ => Heard::Take,
+            _ => Heard::Take(class),
         });
     }
     if !within_ration(ctx, &message.sender, class)? {

@@ -142,6 +142,7 @@ impl Provider {
         let direct = parts.settings.paygress.is_some();
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
+        ctx.admission.set_owners(&ctx.ledger().held());
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(

@@ -30,6 +30,11 @@ use crate::relay::Incoming;
 /// Requests that are handled at once; more wait in the inbox's channel.
 const PARALLEL: usize = 64;
 
+/// Requests of strangers that are handled at once.
+const STRANGERS: usize = 4;
+/// Requests of strangers that wait for that; their rate is limited too.
+const STRANGERS_WAITING: usize = 256;
+
 /// First wait before a message is handled again whose handling the ledger did
 /// not take down; doubles up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(1);
@@ -40,6 +45,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 pub struct Dispatcher {
     ctx: Arc<Ctx>,
     places: Arc<Semaphore>,
+    /// The same for strangers, and for those of them that wait.
+    strangers: Arc<Semaphore>,
+    strangers_waiting: Arc<Semaphore>,
     busy: Arc<Busy>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -89,6 +97,8 @@ impl Dispatcher {
         Self {
             ctx,
             places: Arc::new(Semaphore::new(PARALLEL)),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            strangers_waiting: Arc::new(Semaphore::new(STRANGERS_WAITING)),
             busy: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -127,15 +137,25 @@ impl Dispatcher {
     /// Handles one message in a task of its own; waits only for a place.
     pub async fn dispatch(&self, message: Incoming) {
         let (ctx, busy) = (Arc::clone(&self.ctx), Arc::clone(&self.busy));
-        let places = Arc::clone(&self.places);
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let class = ctx.admission.handed_over(&message.rumor);
+        // Strangers queue by themselves: the ledger writes one after the other,
+        // and whoever pays must not stand behind all of them.
+        let (queue, places) = match class {
+            Some(Class::Stranger) => (&self.strangers_waiting, &self.strangers),
+            _ => (&self.places, &self.places),
+        };
+        let Ok(queued) = Arc::clone(queue).acquire_owned().await else {
             return;
         };
+        let (apart, places) = (!Arc::ptr_eq(queue, places), Arc::clone(places));
         let stop = self.stop.clone();
         self.tasks.spawn(stop.run_until_cancelled_owned(async move {
-            let mut place = Some(place);
+            let mut place = Some(queued);
+            if apart {
+                place = Arc::clone(&places).acquire_owned().await.ok();
+            }
             let mut wait = AGAIN;
-            while !handled(&ctx, &busy, &message, place).await {
+            while !handled(&ctx, &busy, &message, class.is_some(), place).await {
                 // The ledger failed: the message is stored, and nobody brings it
                 // again before the next start.
                 tokio::time::sleep(wait).await;
@@ -148,10 +168,16 @@ impl Dispatcher {
 
 /// Handles a message in a task of its own, so that a panic is an answer and not
 /// the end. `false` where the ledger failed.
-async fn handled(ctx: &Arc<Ctx>, busy: &Arc<Busy>, message: &Incoming, place: HeldPlace) -> bool {
+async fn handled(
+    ctx: &Arc<Ctx>,
+    busy: &Arc<Busy>,
+    message: &Incoming,
+    admitted: bool,
+    place: HeldPlace,
+) -> bool {
     let rumor = message.rumor;
     let (shared, busy) = (Arc::clone(ctx), Arc::clone(busy));
-    let inner = tokio::spawn(one(shared, busy, message.clone(), place));
+    let inner = tokio::spawn(one(shared, busy, message.clone(), admitted, place));
     let done = match AbortOnDropHandle::new(inner).await {
         Ok(done) => done,
         Err(panic) => {
@@ -189,12 +215,13 @@ async fn one(
     ctx: Arc<Ctx>,
     busy: Arc<Busy>,
     message: Incoming,
+    admitted: bool,
     place: HeldPlace,
 ) -> Result<(), LedgerError> {
     // What an earlier run left undone was admitted by that one.
-    if !ctx.admission.was_handed_over(&message.rumor) {
+    if !admitted {
         match admission::hear(&ctx, &message)? {
-            Heard::Take => {}
+            Heard::Take(_) => {}
             Heard::Ignore => return done(&ctx, &message, None).await,
             Heard::Refuse(refusal, _) => {
                 return answers::unstored(&ctx, &message, *refusal, Note::Done).await;

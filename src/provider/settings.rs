@@ -260,7 +260,7 @@ impl Default for RequestPolicy {
             per_minute: 600,
             leases_per_key: 8,
             errors_per_key_per_minute: 10,
-            errors_per_minute: 60,
+            errors_per_minute: 120,
             pow_bits: 0,
         }
     }

@@ -10,6 +10,7 @@ use super::answers::{self, Note};
 use super::ctx::Ctx;
 use super::paygress;
 use crate::core::ids::EventId;
+use crate::core::policy::rate::Class;
 use crate::core::time::Timestamp;
 use crate::ledger::{
     INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, RELAYS, Tx, WRAPS, event_key,
@@ -25,15 +26,19 @@ impl Stores {
         Self(ctx)
     }
 
-    /// Whether a message is to be stored at all. What is not is forgotten: the
+    /// For whom a message is stored, if it is to be at all. What is not is forgotten: the
     /// relay has it yet, and after a restart it is looked at once more.
-    async fn admit(&self, message: &Incoming, wrap: &EventId) -> Result<bool, LedgerError> {
+    async fn admit(
+        &self,
+        message: &Incoming,
+        wrap: &EventId,
+    ) -> Result<Option<Class>, LedgerError> {
         if self.seen_wrap(wrap).await {
-            return Ok(false);
+            return Ok(None);
         }
         match admission::hear(&self.0, message)? {
-            Heard::Take => Ok(true),
-            Heard::Ignore => Ok(false),
+            Heard::Take(class) => Ok(Some(class)),
+            Heard::Ignore => Ok(None),
             Heard::Refuse(refusal, paid) => {
                 let note = if paid {
                     Note::Wrap(*wrap)
@@ -41,7 +46,7 @@ impl Stores {
                     Note::Nothing
                 };
                 answers::unstored(&self.0, message, *refusal, note).await?;
-                Ok(false)
+                Ok(None)
             }
         }
     }
@@ -69,9 +74,9 @@ fn attempted(tx: &Tx, id: &str) -> Result<Option<(String, OutboxRow)>, LedgerErr
 #[async_trait]
 impl InboxStore for Stores {
     async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError> {
-        if !self.admit(message, wrap).await.map_err(failed)? {
+        let Some(class) = self.admit(message, wrap).await.map_err(failed)? else {
             return Ok(false);
-        }
+        };
         let (rumor, message) = (message.rumor, message.clone());
         let (wrap, now) = (event_key(wrap), self.0.now());
         let write = self.0.ledger().write(move |tx| {
@@ -100,7 +105,7 @@ impl InboxStore for Stores {
         });
         let new = write.await.map_err(failed)?;
         if new {
-            self.0.admission.hand_over(rumor);
+            self.0.admission.hand_over(rumor, class);
         }
         Ok(new)
     }

@@ -94,7 +94,7 @@ impl Outbox {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let (tell, freed) = mpsc::unbounded_channel();
+        let (tell, freed) = mpsc::channel(options.parallel.max(1).saturating_add(LINGERING));
         let sender = Arc::new(Sender {
             relays: relays.clone(),
             keys,
@@ -150,7 +150,7 @@ struct Sender {
     /// than there are.
     crypto: Semaphore,
     /// Says which tasks have their message confirmed.
-    freed: mpsc::UnboundedSender<tokio::task::Id>,
+    freed: mpsc::Sender<tokio::task::Id>,
 }
 
 /// Attempts that run, and the messages that they are about.
@@ -174,11 +174,7 @@ impl Active {
 }
 
 /// Starts an attempt for each message that is due and has none running.
-async fn run(
-    sender: Arc<Sender>,
-    nudge: Arc<Notify>,
-    mut freed: mpsc::UnboundedReceiver<tokio::task::Id>,
-) {
+async fn run(sender: Arc<Sender>, nudge: Arc<Notify>, mut freed: mpsc::Receiver<tokio::task::Id>) {
     let mut active = Active::default();
     let mut running = JoinSet::new();
     loop {
@@ -302,6 +298,7 @@ impl Sender {
                 () = over(until), if until.is_some() => return Ok(()),
                 else => break,
             }
+            // A place is not held for the sake of nobody.
             if looked && running.is_empty() {
                 break;
             }
@@ -321,8 +318,9 @@ impl Sender {
     /// one goes to the other relays.
     fn free(&self) {
         if let Some(task) = tokio::task::try_id() {
-            // Nobody listens where the outbox is being stopped.
-            let _ = self.freed.send(task);
+            // There is room for a word of each task, and each says it once;
+            // nobody listens where the outbox is being stopped.
+            let _ = self.freed.try_send(task);
         }
     }
 

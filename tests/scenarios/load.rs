@@ -119,8 +119,6 @@ async fn an_owner_is_served_while_strangers_use_up_their_share() {
     let shop = ordinary().await;
     let owner = key(1);
     let lease = shop.spawn(owner, 10).await.status.lease;
-    // A sweep has seen it.
-    tokio::time::sleep(Duration::from_secs(6)).await;
     for n in 0..1_000 {
         shop.post(stranger(n), body(new_id(), Ask::List)).await;
     }

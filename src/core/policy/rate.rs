@@ -35,6 +35,11 @@ pub struct RateLimiter {
 /// is one of them, and however often somebody asks no fraction is lost.
 const REQUEST: u64 = 60_000;
 
+/// What all strangers together, and all who bring money, may ask in a burst, as a
+/// part of a minute's share: ten seconds of it. A flood of either then leaves
+/// room at once for who comes next, instead of a queue.
+const BURST: u32 = 6;
+
 /// What is left, as of an instant in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -50,14 +55,15 @@ impl Bucket {
         }
     }
 
-    fn filled(self, per_minute: u32, now_ms: u64) -> Self {
+    /// Filled since, up to `most` requests.
+    fn filled(self, per_minute: u32, most: u32, now_ms: u64) -> Self {
         let gained = now_ms
             .saturating_sub(self.at_ms)
             .saturating_mul(u64::from(per_minute));
         let level = self
             .level
             .saturating_add(gained)
-            .min(u64::from(per_minute) * REQUEST);
+            .min(u64::from(most) * REQUEST);
         Self {
             level,
             at_ms: now_ms.max(self.at_ms),
@@ -72,7 +78,7 @@ impl Bucket {
 
 impl RateLimiter {
     /// At most `per_key` requests of one key and `all` of all keys of a class in
-    /// a minute, in a burst or spread. The clock is any that counts milliseconds up.
+    /// a minute, spread; a key and all owners also in a burst. The clock is any that counts milliseconds up.
     pub fn new(per_key: u32, all: u32, now_ms: u64) -> Self {
         Self {
             per_key,
@@ -91,7 +97,7 @@ impl RateLimiter {
         // Levels above a new limit are cut when they are next looked at; keys that
         // are forgotten start anew.
         (self.per_key, self.all_per_minute) = (per_key, all);
-        self.all = self.all.map(|bucket| bucket.filled(all, now_ms));
+        self.all = self.all.map(|bucket| bucket.filled(all, all, now_ms));
     }
 
     /// Whether `key` may ask at `now_ms`; takes its tokens if so. Who may not
@@ -99,18 +105,20 @@ impl RateLimiter {
     /// that is refused for the others' sake is not remembered.
     pub fn allow(&mut self, key: PublicKey, class: Class, now_ms: u64) -> bool {
         let [owners, payers, strangers] = &mut self.all;
-        let all = match class {
-            Class::Owner => owners,
-            Class::Payer => payers,
-            Class::Stranger => strangers,
+        let per_minute = self.all_per_minute;
+        let burst = per_minute.div_ceil(BURST);
+        let (all, most) = match class {
+            Class::Owner => (owners, per_minute),
+            Class::Payer => (payers, burst),
+            Class::Stranger => (strangers, burst),
         };
-        *all = all.filled(self.all_per_minute, now_ms);
+        *all = all.filled(per_minute, most, now_ms);
         let Some(all_after) = all.after_one() else {
             return false;
         };
         let known = self.young.get(&key).or_else(|| self.old.get(&key));
         let own = known.map_or(Bucket::full(self.per_key, now_ms), |bucket| {
-            bucket.filled(self.per_key, now_ms)
+            bucket.filled(self.per_key, self.per_key, now_ms)
         });
         let Some(own_after) = own.after_one() else {
             return false;
@@ -162,16 +170,18 @@ mod tests {
 
     #[test]
     fn all_keys_together_are_bounded_and_no_class_starves_another() {
-        let mut limiter = RateLimiter::new(10, 5, 0);
-        for class in [Class::Stranger, Class::Payer, Class::Owner] {
-            let allowed = (0..20).filter(|n| limiter.allow(key(*n), class, 0));
-            assert_eq!(allowed.count(), 5, "{class:?}");
+        let mut limiter = RateLimiter::new(10, 60, 0);
+        for (class, burst) in [(ANY, 10), (Class::Payer, 10), (Class::Owner, 60)] {
+            let allowed = (0..200).filter(|n| limiter.allow(key(*n), class, 0));
+            assert_eq!(allowed.count(), burst, "{class:?}");
+            let later = (0..200).filter(|n| limiter.allow(key(n + 500), class, 5_000));
+            assert_eq!(later.count(), 5, "{class:?}: one a second");
         }
     }
 
     #[test]
     fn one_key_that_is_refused_uses_up_nothing_of_the_others() {
-        let mut limiter = RateLimiter::new(2, 5, 0);
+        let mut limiter = RateLimiter::new(2, 30, 0);
         for _ in 0..1000 {
             limiter.allow(key(1), ANY, 0);
         }
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_refused_for_the_others_sake_are_not_remembered() {
-        let mut limiter = RateLimiter::new(2, 100, 0);
+        let mut limiter = RateLimiter::new(2, 600, 0);
         for n in 0..10_000 {
             limiter.allow(key(n), ANY, 0);
         }
@@ -210,7 +220,7 @@ mod tests {
         limiter.set(2, 1000, 0);
         let allowed = (0..10).filter(|_| limiter.allow(key(1), ANY, 0)).count();
         assert_eq!(allowed, 2);
-        limiter.set(2, 3, 0);
+        limiter.set(2, 18, 0);
         let all = (2..30).filter(|n| limiter.allow(key(*n), ANY, 0)).count();
         assert_eq!(all, 3);
     }

@@ -125,6 +125,7 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
     let now = ctx.now();
     let usual = ctx.settings().timing.provision.as_secs();
     let id = payment.lease.clone();
+    let paid = matches!(learnt, Learnt::Redeemed { .. }).then_some(payment.owner);
     tracing::info!(lease = %id, payment = %payment.id, outcome = ?learnt, "payment");
     change(ctx, &id, move |tx, lease| {
         let mut payment = payment.learn(learnt)?;
@@ -153,5 +154,8 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)
     })
     .await?;
+    if let Some(owner) = paid {
+        ctx.admission.add_owner(owner);
+    }
     Ok(Taken::Done)
 }
