@@ -8,7 +8,8 @@
 //   node paygress1.mjs RELAY status PROVIDER POD
 //
 // PROVIDER is a public key in hex or a hostname. $NOSTR_SECRET is the secret
-// key in hex; without it there is a new one. Prints one JSON object: the list,
+// key in hex; without it there is a new one. $CLOCK_AHEAD: seconds by which its
+// clock is ahead. Prints one JSON object: the list,
 // or the reply as it came. Exit code 0; 1: refused before anything was sent, or
 // no reply; 2: the reply is an error; 3: the reply lacks what has to be in it.
 import './globals.mjs';
@@ -24,7 +25,7 @@ const secret = process.env.NOSTR_SECRET
   ? Uint8Array.from(Buffer.from(process.env.NOSTR_SECRET, 'hex')) : generateSecretKey();
 const me = getPublicKey(secret);
 const pool = new SimplePool();
-const now = () => Math.floor(Date.now() / 1000);
+const now = () => Math.floor(Date.now() / 1000) + Number(process.env.CLOCK_AHEAD ?? 0);
 const parse = (text) => { try { return JSON.parse(text); } catch { return undefined; } };
 const MUST = {
   spawn: ['pod_npub', 'node_port', 'expires_at', 'cpu_millicores', 'memory_mb', 'pod_spec_name',

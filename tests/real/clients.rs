@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
 use super::network::Machines;
+use super::paygress::serve;
 use crate::support::clients::Clients;
 use crate::support::local_gateway::make_key;
 use crate::support::openssh::{Stock, by_password, missing, out};
@@ -17,15 +18,13 @@ use crate::support::servers::{Nutshell, Outside};
 use crate::support::world::{Daemon, LONG, Person, one_document};
 
 /// What all of these tests need, or why it is not there.
-async fn parts() -> Result<(Clients, Machines, Outside), String> {
+async fn parts(
+    machines: impl Future<Output = Result<Machines, String>>,
+) -> Result<(Clients, Machines, Outside), String> {
     if let Some(tool) = missing(&["ssh"]) {
         return Err(format!("{tool} (OpenSSH client) is not installed"));
     }
-    Ok((
-        Clients::find()?,
-        Machines::sandbox().await?,
-        Outside::start().await?,
-    ))
+    Ok((Clients::find()?, machines.await?, Outside::start().await?))
 }
 
 fn int(value: &Value) -> u64 {
@@ -87,10 +86,21 @@ fn key_of(daemon: &Daemon) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_written_from_the_specs_rents_and_gives_back() {
-    let (clients, machines, outside) = match parts().await {
-        Ok(parts) => parts,
+    match parts(Machines::sandbox()).await {
+        Ok(parts) => rents_and_gives_back(parts).await,
         Err(why) => skip!("{why}"),
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_written_from_the_specs_rents_a_container() {
+    match parts(Machines::docker()).await {
+        Ok(parts) => rents_and_gives_back(parts).await,
+        Err(why) => skip!("{why}"),
+    }
+}
+
+async fn rents_and_gives_back((clients, machines, outside): (Clients, Machines, Outside)) {
     let mut daemon = Daemon::build(&outside, |config| machines.configure(config));
     daemon.start().await;
     let key = outside.path("id_ed25519");
@@ -168,13 +178,26 @@ async fn login(reply: &Value, line: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the provider does not speak the dialect in use yet"]
 async fn an_old_style_client_rents_tops_up_and_asks() {
-    let (clients, machines, outside) = match parts().await {
-        Ok(parts) => parts,
+    match parts(Machines::sandbox()).await {
+        Ok(parts) => rents_tops_up_and_asks(parts).await,
         Err(why) => skip!("{why}"),
-    };
-    let mut daemon = Daemon::build(&outside, |config| machines.configure(config));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_style_client_rents_a_container() {
+    match parts(Machines::docker()).await {
+        Ok(parts) => rents_tops_up_and_asks(parts).await,
+        Err(why) => skip!("{why}"),
+    }
+}
+
+async fn rents_tops_up_and_asks((clients, machines, outside): (Clients, Machines, Outside)) {
+    let mut daemon = Daemon::build(&outside, |config| {
+        machines.configure(config);
+        serve(config, machines.image());
+    });
     daemon.start().await;
     let payer = Person::new(&outside, "payer", 500).await;
     let secret = Keys::generate().secret_key().to_secret_hex();
@@ -197,15 +220,16 @@ async fn an_old_style_client_rents_tops_up_and_asks() {
         "{ran:?}"
     );
 
-    // At once after the spawn: an earlier reply would be taken for this one.
+    // Its clock goes on by more than a reply lasts: within that time such a
+    // client takes an earlier reply for its own.
     let provider = key_of(&daemon);
     let asked = [&relay, "status", &provider, pod];
-    let status = one_json(&clients.paygress(&secret, &asked).await, 0);
+    let status = one_json(&clients.paygress_later(45, &secret, &asked).await, 0);
     assert_eq!(status["status"], "Running", "{status}");
     assert_eq!(status["ssh_port"], sold["node_port"]);
     let token = payer.token(20).await;
     let topup = [&relay, "topup", &provider, pod, &token];
-    let added = one_json(&clients.paygress(&secret, &topup).await, 0);
+    let added = one_json(&clients.paygress_later(90, &secret, &topup).await, 0);
     assert_eq!(added["success"], true, "{added}");
     assert!(
         (190..=200).contains(&int(&added["extended_duration_seconds"])),
@@ -216,19 +240,19 @@ async fn an_old_style_client_rents_tops_up_and_asks() {
     let refused = one_json(&clients.paygress(&stranger, &asked).await, 2);
     assert_eq!(refused["error_type"], "not_found", "{refused}");
     // A token that was spent buys nothing.
-    let again = one_json(&clients.paygress(&secret, &topup).await, 2);
+    let again = one_json(&clients.paygress_later(135, &secret, &topup).await, 2);
     assert!(again["error_type"].is_string(), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the provider does not speak the dialect in use yet"]
 async fn ten_old_style_clients_at_once_each_get_their_own_lease() {
-    let (clients, machines, outside) = match parts().await {
+    let (clients, machines, outside) = match parts(Machines::sandbox()).await {
         Ok(parts) => parts,
         Err(why) => skip!("{why}"),
     };
     let mut daemon = Daemon::build(&outside, |config| {
         machines.configure(config);
+        serve(config, machines.image());
         config["tiers"][0]["cpu_millicores"] = 100.into();
         config["tiers"][0]["memory"] = "64MiB".into();
     });

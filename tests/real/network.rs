@@ -28,7 +28,7 @@ impl Machines {
     }
 
     /// Docker with an image to run, or why it cannot be had.
-    async fn docker() -> Result<Self, String> {
+    pub(super) async fn docker() -> Result<Self, String> {
         let docker = Docker::find()?;
         docker.import_busybox().await?;
         Ok(Self::Docker(docker))
@@ -41,6 +41,14 @@ impl Machines {
             config["images"] = json!({
                 "default": Docker::BUSYBOX, "allow": [Docker::BUSYBOX],
             });
+        }
+    }
+
+    /// Its image, as requests name it.
+    pub(super) fn image(&self) -> &'static str {
+        match self {
+            Self::Sandbox => "host",
+            Self::Docker(_) => Docker::BUSYBOX,
         }
     }
 
@@ -82,7 +90,6 @@ async fn a_box_is_rented_on_real_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no Docker backend yet"]
 async fn a_container_is_rented_on_real_servers() {
     match Machines::docker().await {
         Ok(machines) => walk("a_container_is_rented_on_real_servers", machines).await,

@@ -12,8 +12,9 @@ use crate::support::world::{Daemon, LONG, World, no_sandbox};
 /// How long such clients wait for a spawn.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Serves such clients, on ports around one that is free.
-fn serve(config: &mut Value) {
+/// Serves such clients, on ports around one that is free; what they ask for by
+/// default is this image.
+pub(super) fn serve(config: &mut Value, image: &str) {
     let listen: std::net::SocketAddr = config["gateway"]["listen"]
         .as_str()
         .unwrap()
@@ -30,7 +31,7 @@ fn serve(config: &mut Value) {
         }
     };
     config["paygress"] = json!({
-        "enabled": true, "ports": range, "images": { "ubuntu:22.04": "host" },
+        "enabled": true, "ports": range, "images": { "ubuntu:22.04": image },
     });
 }
 
@@ -64,7 +65,7 @@ async fn an_existing_client_rents_enters_extends_and_is_kept_out_afterwards() {
         skip!("{tool} (OpenSSH client) is not installed");
     }
     let world = World::start(1).await;
-    let mut daemon = Daemon::build(&world, serve);
+    let mut daemon = Daemon::build(&world, |config| serve(config, "host"));
     daemon.start().await;
     let purse = world.purse(500).await;
     let mut alice = OldClient::new(world.urls());
@@ -148,7 +149,7 @@ async fn an_existing_client_takes_no_old_reply_for_a_new_one_and_keeps_a_refused
     let world = World::start(1).await;
     let mut daemon = Daemon::build(&world, |config| {
         config["backend"] = json!({ "kind": "fake" });
-        serve(config);
+        serve(config, "host");
     });
     daemon.start().await;
     let purse = world.purse(100).await;

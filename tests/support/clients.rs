@@ -54,8 +54,16 @@ impl Clients {
 
     /// Runs an old-style client to its end.
     pub(crate) async fn paygress(&self, secret: &str, args: &[&str]) -> Output {
+        self.paygress_later(0, secret, args).await
+    }
+
+    /// The same, with a clock that is so many seconds ahead.
+    pub(crate) async fn paygress_later(&self, ahead: u32, secret: &str, args: &[&str]) -> Output {
         let mut command = self.command("paygress1.mjs", args);
-        command.env("NOSTR_SECRET", secret).stdin(Stdio::null());
+        command
+            .env("NOSTR_SECRET", secret)
+            .env("CLOCK_AHEAD", ahead.to_string())
+            .stdin(Stdio::null());
         // Its own patience is two minutes, after a search.
         let patience = std::time::Duration::from_secs(180);
         let output = tokio::time::timeout(patience, command.output()).await;
