@@ -17,6 +17,7 @@
     reason = "a measurement that meets something else than it wants ends there"
 )]
 
+mod docker;
 mod house;
 mod leases;
 mod machine;

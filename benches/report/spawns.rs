@@ -29,6 +29,7 @@ use satlet::wallet::{Unit, Wallet};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use crate::docker::{self, ByHand};
 use crate::house;
 use crate::machine::{median, ms, round};
 
@@ -40,20 +41,46 @@ const SAT: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Backends that are measured; another one is another line.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Fake,
     Sandbox,
+    /// Against containers made by hand on one network.
+    Docker,
+    /// Against containers made by hand on a network each, as tenants have.
+    DockerNetworks,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::Fake, Self::Sandbox];
+    const ALL: [Self; 4] = [
+        Self::Fake,
+        Self::Sandbox,
+        Self::Docker,
+        Self::DockerNetworks,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Fake => "fake",
             Self::Sandbox => "sandbox",
+            Self::Docker => "docker",
+            Self::DockerNetworks => "docker-networks",
         }
+    }
+
+    fn image(self) -> &'static str {
+        match self {
+            Self::Fake | Self::Sandbox => "host",
+            Self::Docker | Self::DockerNetworks => docker::IMAGE,
+        }
+    }
+
+    async fn bare(self, backend: &SharedBackend) -> Result<Bare> {
+        Ok(match self {
+            Self::Fake | Self::Sandbox => Bare::Backend(backend.clone()),
+            Self::Docker => Bare::Engine(ByHand::new(false).await?),
+            Self::DockerNetworks => Bare::Engine(ByHand::new(true).await?),
+        })
     }
 
     async fn open(self, dir: &Path) -> Result<SharedBackend> {
@@ -72,7 +99,32 @@ impl Kind {
                 satlet::compute::Backend::probe(&backend).await?;
                 Arc::new(backend)
             }
+            Self::Docker | Self::DockerNetworks => {
+                let helper = env!("CARGO_BIN_EXE_satletd");
+                let backend = docker::open(&dir.join("docker"), helper).await?;
+                satlet::compute::Backend::probe(&backend).await?;
+                Arc::new(backend)
+            }
         })
+    }
+}
+
+/// What makes workloads without us.
+enum Bare {
+    Backend(SharedBackend),
+    Engine(ByHand),
+}
+
+impl Bare {
+    /// One workload; its name where it has to be removed by name.
+    async fn make(&self) -> Result<Option<String>> {
+        match self {
+            Self::Backend(backend) => {
+                backend.create(&fresh(), &raw_spec(backend)).await?;
+                Ok(None)
+            }
+            Self::Engine(engine) => Ok(Some(engine.make().await?)),
+        }
     }
 }
 
@@ -89,9 +141,13 @@ impl Shop {
         mint: &str,
         wallet: Arc<dyn Wallet>,
         backend: SharedBackend,
+        image: &str,
     ) -> Result<Self> {
+        let mut settings = house::settings(dir, "ws://relay.test", mint);
+        settings.images.default = image.to_owned();
+        settings.images.allow = vec![image.to_owned()];
         let ctx = Ctx::new(Parts {
-            settings: house::settings(dir, "ws://relay.test", mint),
+            settings,
             ledger: Ledger::open(dir)?,
             wallet,
             backend,
@@ -231,16 +287,20 @@ async fn tokens(purse: &CdkWallet, mint: &TestMint) -> Result<Vec<String>> {
 }
 
 /// As many swaps, creates and starts at once as spawns, and nothing else.
-async fn raw(wallet: &CdkWallet, backend: &SharedBackend, tokens: Vec<String>) -> Result<Duration> {
+async fn raw(wallet: &CdkWallet, bare: &Bare, tokens: Vec<String>) -> Result<Duration> {
     let began = Instant::now();
     let all = tokens.into_iter().map(|token| async move {
         let payment = wallet.inspect(&token)?.payment;
         wallet.redeem(payment, &token).await?;
-        backend.create(&fresh(), &raw_spec(backend)).await?;
-        anyhow::Ok(())
+        bare.make().await
     });
-    try_join_all(all).await?;
-    Ok(began.elapsed())
+    let made = try_join_all(all).await?;
+    let took = began.elapsed();
+    if let Bare::Engine(engine) = bare {
+        let names: Vec<String> = made.into_iter().flatten().collect();
+        engine.clear(&names).await?;
+    }
+    Ok(took)
 }
 
 async fn through(shop: &Shop, tokens: Vec<String>) -> Result<Duration> {
@@ -257,11 +317,18 @@ async fn at_once(dir: &Path, kind: Kind, rounds: usize) -> Result<Value> {
         .await?;
     let own = wallet(dir, &mint, "raw").await?;
     let shop_wallet = Arc::new(wallet(dir, &mint, "shop").await?);
-    let shop = Shop::open(dir, &mint.url().0, shop_wallet, backend.clone())?;
+    let shop = Shop::open(
+        dir,
+        &mint.url().0,
+        shop_wallet,
+        backend.clone(),
+        kind.image(),
+    )?;
+    let by_hands = kind.bare(&backend).await?;
     let (mut made, mut bare) = (Vec::new(), Vec::new());
     // The first round warms up: keysets are fetched, pages are read.
     for round in 0..=rounds {
-        let by_hand = raw(&own, &backend, tokens(&purse, &mint).await?).await?;
+        let by_hand = raw(&own, &by_hands, tokens(&purse, &mint).await?).await?;
         let by_us = through(&shop, tokens(&purse, &mint).await?).await?;
         if round > 0 {
             bare.push(ms(by_hand));
@@ -270,6 +337,9 @@ async fn at_once(dir: &Path, kind: Kind, rounds: usize) -> Result<Value> {
     }
     shop.close().await;
     clear(&backend).await?;
+    if let Bare::Engine(engine) = by_hands {
+        engine.end().await;
+    }
     let ratios = made.iter().zip(&bare).map(|(made, bare)| made / bare);
     Ok(json!({
         "backend": kind.name(),
@@ -311,7 +381,7 @@ async fn to_shell(dir: &Path, rounds: usize) -> Result<Value> {
     let backend = Kind::Sandbox.open(dir).await?;
     let mint = FakeMint::new("https://mint.test");
     let wallet = Arc::new(FakeWallet::new([mint.clone()]));
-    let shop = Shop::open(dir, "https://mint.test", wallet, backend.clone())?;
+    let shop = Shop::open(dir, "https://mint.test", wallet, backend.clone(), "host")?;
     let amount = Msat::from_sat(SAT).context("an amount")?;
     let (mut made, mut bare) = (Vec::new(), Vec::new());
     for round in 0..=rounds * 3 {

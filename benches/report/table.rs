@@ -48,9 +48,16 @@ fn lines(figures: &Value) -> Vec<Line> {
         None => format!("{} ms, raw {} ms", at["satlet_ms"], at["raw_ms"]),
     };
     for at in figures["spawns"].as_array().into_iter().flatten() {
-        let backend = at["backend"].as_str().unwrap_or_default();
+        let (backend, how) = match at["backend"].as_str().unwrap_or_default() {
+            "docker" => ("docker", " by the engine alone, on one network"),
+            "docker-networks" => (
+                "docker",
+                " by the engine alone, each on a network of its own",
+            ),
+            other => (other, ""),
+        };
         lines.push(Line {
-            what: format!("20 spawns at once on {backend} against 20 swaps and creates"),
+            what: format!("20 spawns at once on {backend} against 20 swaps and creates{how}"),
             ratio: at.get("ratio").map(number).unwrap_or_default(),
             target: if backend == "docker" {
                 "at most 1.3"
