@@ -81,11 +81,14 @@ pub fn validate_reference(text: &str) -> Result<String, ReferenceError> {
 /// Whether one of the operator's patterns matches `image`: `host`, the name of
 /// a layout, or a reference as [`validate_reference`] writes it. In a pattern
 /// `*` stands for any run of characters, `/` and `:` included; everything else
-/// stands for itself. An empty list allows nothing.
+/// stands for itself. A reference may be written short, with a `/` or `:` by
+/// which it is known from a name: `debian:12`. An empty list allows nothing.
 pub fn allowed<P: AsRef<str>>(patterns: &[P], image: &str) -> bool {
-    patterns
-        .iter()
-        .any(|pattern| glob(pattern.as_ref().as_bytes(), image.as_bytes()))
+    patterns.iter().map(AsRef::as_ref).any(|pattern| {
+        glob(pattern.as_bytes(), image.as_bytes())
+            || (pattern.contains(['/', ':'])
+                && validate_reference(pattern).is_ok_and(|whole| whole == image))
+    })
 }
 
 /// The registry, and what follows it. The first part is a registry only where

@@ -122,6 +122,17 @@ fn a_star_stands_for_any_run() {
 }
 
 #[test]
+fn a_short_reference_is_allowed_as_what_it_stands_for() {
+    let yes = |pattern: &str, image: &str| allowed(&[pattern], image);
+    assert!(yes("debian:12", "docker.io/library/debian:12"));
+    assert!(yes("me/app", "docker.io/me/app:latest"));
+    assert!(!yes("debian:12", "docker.io/library/debian:13"));
+    assert!(!yes("me/app", "docker.io/me/app:12"));
+    // A name of a layout opens no registry.
+    assert!(!yes("debian12", "docker.io/library/debian12:latest"));
+}
+
+#[test]
 fn a_pattern_for_tags_does_not_let_digests_through() {
     let pinned = validate_reference(&format!("debian:12@sha256:{HEX}"));
     let pinned = pinned.as_deref().unwrap_or_default();
