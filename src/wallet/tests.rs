@@ -148,6 +148,7 @@ fn a_mint_has_one_name() {
         "file:///etc/passwd",
         "https://user:pass@mint.example",
         "https://mint.example/?a=b",
+        "https://mint.example/a://b",
     ] {
         assert!(normalise(bad).is_err(), "{bad}");
     }

@@ -124,6 +124,8 @@ pub fn normalise(url: &str) -> Result<MintUrl, WalletError> {
         && parsed.password().is_none()
         && parsed.query().is_none()
         && parsed.fragment().is_none()
+        // cdk cuts a URL there, and would ask another one than it was told.
+        && !parsed.path().contains("://")
         && parsed.host().is_some();
     if !plain {
         return Err(bad());
