@@ -388,10 +388,9 @@ impl Customer {
             }
             panic!("the inbox ended")
         };
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(ms) => ms,
-            Err(_) => f64::INFINITY,
-        }
+        tokio::time::timeout(PATIENCE, answered)
+            .await
+            .unwrap_or(f64::INFINITY)
     }
 }
 

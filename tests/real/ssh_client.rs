@@ -129,6 +129,22 @@ async fn on_this_terminal() {
     std::process::exit(code);
 }
 
+/// What is shown on a terminal. A thread that nobody waits for reads it: a read
+/// of a terminal ends when something is shown, and a test may have failed before.
+fn screen(master: std::os::fd::OwnedFd) -> tokio::sync::mpsc::Receiver<Vec<u8>> {
+    let (shown, screen) = tokio::sync::mpsc::channel(64);
+    let mut master = std::fs::File::from(master);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = std::io::Read::read(&mut master, &mut buffer) {
+            if shown.blocking_send(buffer[..read].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    screen
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_at_a_terminal_has_a_shell() {
     let bench = bench().await;
@@ -155,7 +171,7 @@ async fn a_person_at_a_terminal_has_a_shell() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut screen = tokio::fs::File::from_std(pty.master.try_clone().unwrap().into());
+    let mut screen = screen(pty.master.try_clone().unwrap());
     let mut typing = tokio::fs::File::from_std(pty.master.try_clone().unwrap().into());
     let mut seen = String::new();
     let script = [
@@ -168,12 +184,12 @@ async fn a_person_at_a_terminal_has_a_shell() {
     ];
     for (awaited, typed) in script {
         seen.clear();
-        let mut buffer = [0; 4096];
         while !seen.contains(awaited) {
-            let reading = tokio::time::timeout(LONG / 2, screen.read(&mut buffer)).await;
-            let read = reading.unwrap_or(Ok(0)).unwrap();
-            assert_ne!(read, 0, "no {awaited:?} in {seen:?}");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            let shown = tokio::time::timeout(LONG / 2, screen.recv()).await;
+            let Ok(Some(shown)) = shown else {
+                panic!("no {awaited:?} in {seen:?}");
+            };
+            seen.push_str(&String::from_utf8_lossy(&shown));
         }
         typing.write_all(typed.as_bytes()).await.unwrap();
         typing.flush().await.unwrap();
