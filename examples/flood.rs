@@ -388,10 +388,8 @@ impl Customer {
             }
             panic!("the inbox ended")
         };
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(ms) => ms,
-            Err(_) => f64::INFINITY,
-        }
+        let done = tokio::time::timeout(PATIENCE, answered).await;
+        done.unwrap_or(f64::INFINITY)
     }
 }
 
