@@ -46,8 +46,8 @@ fn main() -> Result<()> {
     let mut figures = Figures {
         dir: dir.path().to_owned(),
         all: Map::new(),
-        requests: if quick { 300 } else { 10_000 },
-        rounds: if quick { 1 } else { 5 },
+        requests: if quick { 300 } else { 3_000 },
+        rounds: if quick { 1 } else { 3 },
     };
     let wanted = |name: &str| only.is_none_or(|only| only == name);
     runtime()?.block_on(figures.of_parts(wanted))?;
