@@ -431,17 +431,25 @@ async fn attempt(
     request: &Request,
     place: HeldPlace,
 ) -> Result<Handled, Refusal> {
-    if request.expires_at.is_some_and(|end| end < ctx.now()) {
-        return Err(WireError::new(
-            Code::RequestExpired,
-            "the request's own deadline has passed",
-            "ask again with a new request id",
-        ));
-    }
+    in_time(ctx, request)?;
     // Who waits for a mint has a place in its lane, and none here.
     let _place = place.filter(|_| !lanes::asks_a_mint(&request.ask));
     let _lane = ctx.lanes.enter(ctx, &request.ask).await?;
+    // Its turn may have come too late.
+    in_time(ctx, request)?;
     handlers::handle(ctx, message.sender, request).await
+}
+
+/// Whether the asker still wants it.
+fn in_time(ctx: &Ctx, request: &Request) -> Result<(), Refusal> {
+    if request.expires_at.is_none_or(|end| end >= ctx.now()) {
+        return Ok(());
+    }
+    Err(WireError::new(
+        Code::RequestExpired,
+        "the request's own deadline has passed",
+        "ask again with a new request id",
+    ))
 }
 
 pub(super) async fn done(

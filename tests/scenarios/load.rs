@@ -12,7 +12,7 @@ use satlet::core::money::Msat;
 use satlet::ledger::{INBOX, OUTBOX, REQUESTS, WRAPS};
 use satlet::protocol::error::{Code, Money};
 use satlet::protocol::reply::{Answer, Outcome};
-use satlet::protocol::request::Ask;
+use satlet::protocol::request::{Ask, Request};
 use satlet::provider::settings::RequestPolicy;
 use satlet::relay::convert::{key_to, now, time_to};
 use satlet::relay::inbox::{Inbox, InboxOptions};
@@ -213,6 +213,30 @@ async fn a_mint_that_hangs_fills_its_own_lane_and_delays_no_status() {
     }
     // The mint is well again: who waits is served, and nobody paid meanwhile.
     assert_eq!(shop.mint.total_redeem_calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_turn_at_a_mint_comes_after_their_own_deadline_is_refused() {
+    let shop = Shop::open_with(|settings| settings.capacity.max_leases = 10_000).await;
+    shop.mint.set_delay(Duration::from_secs(3600));
+    // As many as a lane works on at once; each holds its place until the mint's
+    // time is over.
+    for n in 0..32 {
+        let ask = spawn(shop.mint.token(sat(10)));
+        assert!(shop.post(stranger(n), body(new_id(), ask)).await);
+    }
+    let (late, id) = (stranger(99), new_id());
+    let mut request = Request::new(id, spawn(shop.mint.token(sat(10))));
+    request.expires_at = Some(shop.ctx().now().plus_secs(10));
+    let request = serde_json::to_string(&request).unwrap();
+    assert!(shop.post(late, request).await);
+    let answer = shop.answer(late, id).await;
+    let Err(error) = answer else {
+        panic!("served too late: {answer:?}")
+    };
+    assert_eq!(error.code, Code::RequestExpired, "{error:?}");
+    assert_eq!(error.money, Money::Untouched);
+    assert_eq!(shop.mint.total_redeem_calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
