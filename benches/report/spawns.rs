@@ -186,6 +186,7 @@ impl Shop {
         let message = Incoming {
             channel: Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
+            wrap: None,
             sender: self.owner,
             written_at: now(),
             received_at: now(),

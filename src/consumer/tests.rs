@@ -125,6 +125,7 @@ fn incoming(sender: PublicKey, body: String) -> Incoming {
     Incoming {
         channel: crate::relay::Channel::GiftWrap,
         rumor: random_id(),
+        wrap: None,
         sender,
         written_at: now(),
         received_at: now(),

@@ -193,7 +193,7 @@ impl Ledger {
         &self,
         now: Timestamp,
         limit: usize,
-        skip: impl Fn(&str, usize) -> bool,
+        skip: impl FnMut(&str, usize) -> bool,
     ) -> Vec<String> {
         self.writer.views(|views| views.due(now, limit, skip))
     }

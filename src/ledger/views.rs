@@ -144,7 +144,7 @@ impl Views {
         &self,
         now: Timestamp,
         limit: usize,
-        skip: impl Fn(&str, usize) -> bool,
+        mut skip: impl FnMut(&str, usize) -> bool,
     ) -> Vec<String> {
         let due = self.due.order.iter().take_while(|(next, ..)| *next <= now);
         due.map(|(.., key)| key)

@@ -23,12 +23,19 @@ use crate::protocol::reply::{
 };
 use crate::relay::Incoming;
 
-/// Notes that a message is dealt with, and forgets its text, which may hold a token.
+/// Notes that a message is dealt with, and forgets its text, which may hold a
+/// token. Of one that was not stored only its gift wrap is remembered.
 pub(super) fn mark_done(
     tx: &Tx,
     message: &Incoming,
     request: Option<RequestId>,
 ) -> Result<(), LedgerError> {
+    let key = event_key(&message.rumor);
+    if let Some(wrap) = message.wrap
+        && tx.get(&INBOX, &key)?.is_none()
+    {
+        return tx.put(&WRAPS, &event_key(&wrap), &message.received_at);
+    }
     let row = InboxRow {
         channel: message.channel,
         sender: message.sender,
@@ -39,7 +46,7 @@ pub(super) fn mark_done(
         request,
         done: true,
     };
-    tx.put(&INBOX, &event_key(&message.rumor), &row)
+    tx.put(&INBOX, &key, &row)
 }
 
 /// Stores the one answer to a request and puts it into the outbox.

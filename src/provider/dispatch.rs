@@ -199,6 +199,7 @@ fn undone(ctx: &Ctx) -> Result<Vec<Incoming>, LedgerError> {
             Some(Incoming {
                 channel: row.channel,
                 rumor: key.parse().ok()?,
+                wrap: None,
                 sender: row.sender,
                 written_at: row.written_at,
                 received_at: row.received_at,

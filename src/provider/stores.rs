@@ -1,6 +1,7 @@
 //! The ledger as the inbox and the outbox see it.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use crate::core::time::Timestamp;
 use crate::ledger::{
     INBOX, InboxRow, LedgerError, OUTBOX, OutboxRow, RELAYS, Tx, WRAPS, event_key,
 };
+use crate::protocol::request::Request;
 use crate::relay::{InboxStore, Incoming, OutboxStore, Outgoing, StoreError};
 
 /// The ledger behind the inbox and the outbox.
@@ -56,11 +58,23 @@ fn failed(error: LedgerError) -> StoreError {
     StoreError(error.to_string())
 }
 
+/// Whether this is a request whose answer changes nothing.
+fn only_asks(message: &Incoming) -> bool {
+    serde_json::from_str::<Request>(&message.body).is_ok_and(|request| request.ask.only_asks())
+}
+
 /// The outbox's name of a row as it stands: with how many relays it names. A row
 /// that is put again while it is being sent names one more, and a relay's word
 /// on the attempt before says nothing about that.
 fn attempt_id(key: &str, relays: usize) -> String {
-    format!("{key}#{relays}")
+    let mut name = String::new();
+    write_attempt_id(&mut name, key, relays);
+    name
+}
+
+fn write_attempt_id(name: &mut String, key: &str, relays: usize) {
+    // A text takes whatever is written to it.
+    let _ = write!(name, "{key}#{relays}");
 }
 
 /// The row that an attempt was about, unless it was put again meanwhile.
@@ -77,6 +91,12 @@ impl InboxStore for Stores {
         let Some(class) = self.admit(message, wrap).await.map_err(failed)? else {
             return Ok(false);
         };
+        if only_asks(message) {
+            // It is written down with its answer. A crash before that leaves it
+            // to the relay, which is asked for all of the last days at the start.
+            self.0.admission.hand_over(message.rumor, class);
+            return Ok(true);
+        }
         let (rumor, message) = (message.rumor, message.clone());
         let (wrap, now) = (event_key(wrap), self.0.now());
         let write = self.0.ledger().write(move |tx| {
@@ -145,8 +165,11 @@ impl OutboxStore for Stores {
         in_work: &HashSet<String>,
     ) -> Result<Vec<Outgoing>, StoreError> {
         let ledger = self.0.ledger();
+        let mut name = String::new();
         let keys = ledger.due(now, limit, |key, relays| {
-            in_work.contains(&attempt_id(key, relays))
+            name.clear();
+            write_attempt_id(&mut name, key, relays);
+            in_work.contains(&name)
         });
         let rows = ledger.read(|reader| {
             let rows = keys.into_iter().map(|key| {

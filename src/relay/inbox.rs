@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nostr_sdk::{Event, Keys, Kind};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::conversations::Conversations;
 use super::convert::{id_from, now};
 use super::pow;
 use super::reader::Reader;
 use super::seen::{Claim, Seen, Taken};
 use super::session::{MAX_EVENT, Relays};
-use super::wrap::{Unwrapped, is_to, unwrap};
+use super::workers::Workers;
+use super::wrap::{Unwrapped, is_to, unwrap_by};
 use super::{Channel, Dropped, InboxStore, Incoming, direct};
 use crate::core::ids::EventId;
 
@@ -102,13 +104,13 @@ impl Inbox {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let worker = Arc::new(Worker {
             keys,
             store,
             options,
             out,
-            crypto: Semaphore::new(threads),
+            workers: relays.workers(),
+            conversations: relays.conversations(),
             seen: Arc::default(),
             counts: inbox.counts.clone(),
             ready: inbox.ready.clone(),
@@ -208,9 +210,9 @@ pub(super) struct Worker {
     pub(super) store: Arc<dyn InboxStore>,
     pub(super) options: InboxOptions,
     out: mpsc::Sender<Incoming>,
-    /// Signatures and decryption are work for the processor: no more at once
-    /// than there are.
-    crypto: Semaphore,
+    /// For signatures and decryption.
+    workers: Arc<Workers>,
+    conversations: Arc<Conversations>,
     /// Events with a good signature that were worked on, junk too.
     seen: Arc<Seen>,
     pub(super) counts: Arc<Counts>,
@@ -256,6 +258,7 @@ impl Worker {
         let message = Incoming {
             channel,
             rumor: message.rumor,
+            wrap: Some(id),
             sender: message.sender,
             written_at: message.written_at,
             received_at: now(),
@@ -281,9 +284,9 @@ impl Worker {
         event: Event,
         id: EventId,
     ) -> Result<Result<(Claim, Unwrapped), Taken>, Dropped> {
-        let permit = self.crypto.acquire().await;
         let (keys, seen) = (self.keys.clone(), Arc::clone(&self.seen));
-        let work = tokio::task::spawn_blocking(move || {
+        let known = Arc::clone(&self.conversations);
+        let work = self.workers.run(move || {
             event.verify().map_err(|_| Dropped::BadSignature)?;
             // With a bad signature the id is anybody's, maybe that of a good one;
             // so it is noted here and not before.
@@ -291,7 +294,7 @@ impl Worker {
                 Ok(claim) => claim,
                 Err(taken) => return Ok(Err(taken)),
             };
-            match decrypt(&keys, &event) {
+            match decrypt(&keys, &event, &known) {
                 Ok(message) => Ok(Ok((claim, message))),
                 Err(junk) => {
                     claim.done();
@@ -299,9 +302,7 @@ impl Worker {
                 }
             }
         });
-        let opened = work.await.unwrap_or(Err(Dropped::Undecryptable));
-        drop(permit);
-        opened
+        work.await.unwrap_or(Err(Dropped::Undecryptable))
     }
 
     /// Stores it, however often that fails: what is not stored is not handed on.
@@ -358,13 +359,13 @@ pub fn check(keys: &Keys, direct: bool, event: &Event) -> Result<(), Dropped> {
 /// The reason why the event is dropped.
 pub fn open(keys: &Keys, event: &Event) -> Result<Unwrapped, Dropped> {
     event.verify().map_err(|_| Dropped::BadSignature)?;
-    decrypt(keys, event)
+    decrypt(keys, event, &Conversations::default())
 }
 
 /// Opens an event whose signature is right.
-fn decrypt(keys: &Keys, event: &Event) -> Result<Unwrapped, Dropped> {
+fn decrypt(keys: &Keys, event: &Event, known: &Conversations) -> Result<Unwrapped, Dropped> {
     match channel(event) {
-        Channel::GiftWrap => unwrap(keys, event),
+        Channel::GiftWrap => unwrap_by(keys, event, known),
         Channel::Nip04 => direct::read(keys, event),
     }
 }

@@ -11,6 +11,7 @@
 //!   with each relay's own answer.
 
 mod connect;
+mod conversations;
 pub mod convert;
 pub mod direct;
 pub mod inbox;
@@ -26,6 +27,7 @@ mod reader;
 mod seen;
 pub mod session;
 mod subscription;
+mod workers;
 pub mod wrap;
 
 #[cfg(test)]
@@ -51,6 +53,9 @@ pub struct Incoming {
     /// Id of the rumor (kind 14): the same however often it is wrapped. By
     /// NIP-04 the event's own id.
     pub rumor: EventId,
+    /// Id of the event that it came in, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrap: Option<EventId>,
     /// Who wrote it.
     pub sender: PublicKey,
     /// The rumor's own time; the outer stamps are back-dated.
@@ -113,7 +118,9 @@ pub trait InboxStore: Send + Sync {
     /// stored again; whether it is handed on when its author wrapped it anew
     /// (who does that asks for the answer again) is the store's to say. Only
     /// after this returns is the message handed on, and messages stored but not
-    /// handed on before a crash are the caller's to find at start.
+    /// handed on before a crash are the caller's to find at start. A message that
+    /// may be lost in a crash, because a relay brings it again and nothing came
+    /// of it, the store may leave to whoever takes it.
     async fn store(&self, message: &Incoming, wrap: &EventId) -> Result<bool, StoreError>;
 
     /// Whether this gift wrap (outer event id) was seen: saves the decryption.

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nostr_sdk::{Event, Filter, Keys, Kind};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::conversations::Conversations;
 use super::convert::{key_to, now};
 use super::publisher::parse_dm_relays;
 use super::session::{Relays, normalise};
-use super::wrap::{WrapError, wrap};
+use super::workers::Workers;
+use super::wrap::{WrapError, wrap_by};
 use super::{Ack, Channel, OutboxStore, Outgoing, StoreError, direct};
 use crate::core::ids::PublicKey;
 use crate::protocol::kinds;
@@ -101,7 +103,8 @@ impl Outbox {
             store,
             options,
             lists: Mutex::default(),
-            crypto: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            workers: relays.workers(),
+            conversations: relays.conversations(),
             freed: tell,
         });
         let run = run(sender, outbox.nudger.0.clone(), freed);
@@ -146,9 +149,9 @@ struct Sender {
     options: OutboxOptions,
     /// Where receivers read, and until when that is believed.
     lists: Mutex<HashMap<PublicKey, (Vec<String>, Instant)>>,
-    /// Encryption and signatures are work for the processor: no more at once
-    /// than there are.
-    crypto: Semaphore,
+    /// For encryption and signatures.
+    workers: Arc<Workers>,
+    conversations: Arc<Conversations>,
     /// Says which tasks have their message confirmed.
     freed: mpsc::Sender<tokio::task::Id>,
 }
@@ -183,13 +186,16 @@ async fn run(sender: Arc<Sender>, nudge: Arc<Notify>, mut freed: mpsc::Receiver<
             () = nudge.notified() => {}
             Some(task) = freed.recv() => active.end(task),
             Some(done) = running.join_next_with_id() => {
-                let id = match done {
-                    Ok((id, ())) => id,
-                    Err(error) => error.id(),
-                };
-                active.end(id);
+                active.end(done.map_or_else(|error| error.id(), |(id, ())| id));
             }
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+        }
+        // One look at the store for all that has ended by now.
+        while let Ok(task) = freed.try_recv() {
+            active.end(task);
+        }
+        while let Some(done) = running.try_join_next_with_id() {
+            active.end(done.map_or_else(|error| error.id(), |(id, ())| id));
         }
     }
 }
@@ -254,17 +260,20 @@ impl Sender {
     }
 
     async fn wrapped(&self, message: &Outgoing) -> Result<Event, WrapError> {
-        let _permit = self.crypto.acquire().await;
         let (keys, message) = (self.keys.clone(), message.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        let known = Arc::clone(&self.conversations);
+        let work = self.workers.run(move || {
             let Outgoing { to, body, .. } = &message;
             let (at, until) = (message.written_at, message.expires_at);
             match message.channel {
-                Channel::GiftWrap => wrap(&keys, to, body, at, until).map(|(event, _)| event),
+                Channel::GiftWrap => {
+                    wrap_by(&keys, to, body, at, until, &known).map(|(event, _)| event)
+                }
                 Channel::Nip04 => direct::write(&keys, to, body, at, until),
             }
         });
-        work.await.map_err(|e| WrapError::Crypto(e.to_string()))?
+        let died = || WrapError::Crypto("the work was broken off".to_owned());
+        work.await.ok_or_else(died)?
     }
 
     /// Sends to the relays of the message at once, and to those of the receiver

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Ack;
+use super::conversations::Conversations;
 use super::convert::now;
 use super::link::{COMMANDS, Command, LinkState, LinkTask};
 pub use super::options::{RelayError, RelayOptions, RelayRead, RelayStatus, normalise};
 use super::subscription::{Item, Subscription};
+use super::workers::Workers;
 
 /// Largest event that is read, in bytes of its JSON.
 pub const MAX_EVENT: usize = 128 * 1024;
@@ -44,6 +46,8 @@ struct Shared {
     set: watch::Sender<Vec<String>>,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    workers: Arc<Workers>,
+    conversations: Arc<Conversations>,
 }
 
 impl Drop for Shared {
@@ -111,6 +115,8 @@ impl Relays {
             set: watch::Sender::new(Vec::new()),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            workers: Workers::new(),
+            conversations: Arc::default(),
         }));
         urls.iter().try_for_each(|url| relays.add(url))?;
         Ok(relays)
@@ -269,6 +275,16 @@ impl Relays {
     /// The set, normalised, in the order of the URLs.
     pub fn urls(&self) -> Vec<String> {
         self.0.set.borrow().clone()
+    }
+
+    /// Those who open and wrap the messages of this side.
+    pub(super) fn workers(&self) -> Arc<Workers> {
+        Arc::clone(&self.0.workers)
+    }
+
+    /// What our keys have agreed on with others.
+    pub(super) fn conversations(&self) -> Arc<Conversations> {
+        Arc::clone(&self.0.conversations)
     }
 
     /// The set, and each change of it.

@@ -324,6 +324,7 @@ async fn the_inbox_in_memory_knows_a_message_again() {
     let message = Incoming {
         channel: crate::relay::Channel::GiftWrap,
         rumor: EventId::from_bytes([1; 32]),
+        wrap: None,
         sender: PublicKey::from_bytes([2; 32]),
         written_at: WRITTEN,
         received_at: WRITTEN,

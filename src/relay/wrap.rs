@@ -1,9 +1,11 @@
 //! NIP-17 messages: kind 14 rumor in a kind 13 seal in a kind 1059 gift wrap
 //! (NIP-59), both layers encrypted by NIP-44.
 
-use nostr_sdk::nips::nip44;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use nostr_sdk::nips::nip44::{self, v2};
 use nostr_sdk::{Event, EventBuilder, JsonUtil, Keys, Kind, Tag, UnsignedEvent};
 
+use super::conversations::Conversations;
 use super::convert::{id_from, key_from, key_to, time_from, time_to};
 use super::pow::{self, Stop};
 use super::{Dropped, MAX_PLAINTEXT};
@@ -58,10 +60,30 @@ pub fn wrap(
     written_at: Timestamp,
     expires: Timestamp,
 ) -> Result<(Event, EventId), WrapError> {
+    wrap_by(
+        keys,
+        to,
+        body,
+        written_at,
+        expires,
+        &Conversations::default(),
+    )
+}
+
+/// As [`wrap`], with what is known of conversations.
+pub(super) fn wrap_by(
+    keys: &Keys,
+    to: &PublicKey,
+    body: &str,
+    written_at: Timestamp,
+    expires: Timestamp,
+    known: &Conversations,
+) -> Result<(Event, EventId), WrapError> {
     let rumor = rumor(keys, to, body, written_at);
     let id = rumor.id.map(|id| id_from(&id));
     let id = id.ok_or_else(|| WrapError::Crypto("the rumor has no id".to_owned()))?;
-    let event = seal_and_wrap(keys, to, &rumor, expires)?;
+    let work = Work::default();
+    let event = seal_and_mine(keys, to, &rumor, expires, &work, known)?;
     Ok((event, id))
 }
 
@@ -86,7 +108,8 @@ pub async fn wrap_with_work(
     let (keys, to, body) = (keys.clone(), *to, body.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let rumor = rumor(&keys, &to, &body, written_at);
-        seal_and_mine(&keys, &to, &rumor, expires, bits, &stop)
+        let (work, known) = (Work { bits, stop }, Conversations::default());
+        seal_and_mine(&keys, &to, &rumor, expires, &work, &known)
     });
     work.await.map_err(|e| WrapError::Crypto(e.to_string()))?
 }
@@ -107,13 +130,22 @@ fn rumor(keys: &Keys, to: &PublicKey, body: &str, written_at: Timestamp) -> Unsi
 
 /// Seals `rumor` with `keys` and wraps it. That the rumor is by `keys` is the
 /// caller's business: the tests forge with this.
+#[cfg(test)]
 pub(super) fn seal_and_wrap(
     keys: &Keys,
     to: &PublicKey,
     rumor: &UnsignedEvent,
     expires: Timestamp,
 ) -> Result<Event, WrapError> {
-    seal_and_mine(keys, to, rumor, expires, 0, &Stop::default())
+    let (work, known) = (Work::default(), Conversations::default());
+    seal_and_mine(keys, to, rumor, expires, &work, &known)
+}
+
+/// Proof of work that a wrap bears (NIP-13), and what ends the search for it.
+#[derive(Default)]
+struct Work {
+    bits: u8,
+    stop: Stop,
 }
 
 fn seal_and_mine(
@@ -121,8 +153,8 @@ fn seal_and_mine(
     to: &PublicKey,
     rumor: &UnsignedEvent,
     expires: Timestamp,
-    bits: u8,
-    stop: &Stop,
+    work: &Work,
+    known: &Conversations,
 ) -> Result<Event, WrapError> {
     let crypto = |e: &dyn std::fmt::Display| WrapError::Crypto(e.to_string());
     let to = key_to(to);
@@ -130,20 +162,25 @@ fn seal_and_mine(
     if plain.len() > MAX_RUMOR {
         return Err(WrapError::TooLong(plain.len()));
     }
-    let v2 = nip44::Version::V2;
-    let sealed = nip44::encrypt(keys.secret_key(), &to, plain, v2).map_err(|e| crypto(&e))?;
-    let seal = EventBuilder::new(Kind::Seal, sealed)
+    let agreed = known.agree(keys, &to).map_err(|e| crypto(&e))?;
+    let sealed = v2::encrypt_to_bytes(&agreed, plain.as_bytes()).map_err(|e| crypto(&e))?;
+    let seal = EventBuilder::new(Kind::Seal, BASE64_STANDARD.encode(sealed))
         .custom_created_at(backdated())
         .sign_with_keys(keys)
         .map_err(|e| crypto(&e))?;
     let one_time = Keys::generate();
-    let wrapped =
-        nip44::encrypt(one_time.secret_key(), &to, seal.as_json(), v2).map_err(|e| crypto(&e))?;
+    let wrapped = nip44::encrypt(
+        one_time.secret_key(),
+        &to,
+        seal.as_json(),
+        nip44::Version::V2,
+    )
+    .map_err(|e| crypto(&e))?;
     let mut tags = vec![Tag::public_key(to), Tag::expiration(time_to(expires))];
     let (kind, at) = (Kind::GiftWrap, backdated());
-    if bits > 0 {
+    if work.bits > 0 {
         let author = one_time.public_key();
-        let mined = pow::mine(&author, at, kind, &tags, &wrapped, bits, stop);
+        let mined = pow::mine(&author, at, kind, &tags, &wrapped, work.bits, &work.stop);
         tags.push(mined.ok_or_else(|| WrapError::Crypto("given up".to_owned()))?);
     }
     EventBuilder::new(kind, wrapped)
@@ -164,18 +201,25 @@ fn backdated() -> nostr_sdk::Timestamp {
 /// # Errors
 /// The reason why it is not a message to us.
 pub fn unwrap(keys: &Keys, wrap: &Event) -> Result<Unwrapped, Dropped> {
+    unwrap_by(keys, wrap, &Conversations::default())
+}
+
+/// As [`unwrap`], with what is known of conversations.
+pub(super) fn unwrap_by(
+    keys: &Keys,
+    wrap: &Event,
+    known: &Conversations,
+) -> Result<Unwrapped, Dropped> {
     if wrap.kind != Kind::GiftWrap || !is_to(wrap, &keys.public_key()) {
         return Err(Dropped::NotForUs);
     }
-    let open = |author: &nostr_sdk::PublicKey, content: &str| {
-        nip44::decrypt(keys.secret_key(), author, content).map_err(|_| Dropped::Undecryptable)
-    };
-    let seal = open(&wrap.pubkey, &wrap.content)?;
+    let seal = nip44::decrypt(keys.secret_key(), &wrap.pubkey, &wrap.content);
+    let seal = seal.map_err(|_| Dropped::Undecryptable)?;
     let seal = Event::from_json(seal).map_err(|_| Dropped::Undecryptable)?;
     if seal.kind != Kind::Seal || seal.verify().is_err() {
         return Err(Dropped::Undecryptable);
     }
-    let rumor = open(&seal.pubkey, &seal.content)?;
+    let rumor = open_seal(keys, &seal, known).ok_or(Dropped::Undecryptable)?;
     let mut rumor = UnsignedEvent::from_json(rumor).map_err(|_| Dropped::Undecryptable)?;
     if rumor.pubkey != seal.pubkey {
         return Err(Dropped::ForgedAuthor);
@@ -193,6 +237,17 @@ pub fn unwrap(keys: &Keys, wrap: &Event) -> Result<Unwrapped, Dropped> {
         written_at: time_from(rumor.created_at),
         body: rumor.content,
     })
+}
+
+/// What is in a seal whose signature is right. `None` where it does not decrypt,
+/// or is of another version than the one there is.
+fn open_seal(keys: &Keys, seal: &Event, known: &Conversations) -> Option<Vec<u8>> {
+    let sealed = BASE64_STANDARD.decode(&seal.content).ok()?;
+    if sealed.first() != Some(&nip44::Version::V2.as_u8()) {
+        return None;
+    }
+    let agreed = known.agree(keys, &seal.pubkey).ok()?;
+    v2::decrypt_to_bytes(&agreed, &sealed).ok()
 }
 
 /// Whether one of the event's `p` tags names `key`, whatever else is in it:

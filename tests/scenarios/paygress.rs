@@ -662,6 +662,7 @@ async fn the_same_event_again_is_no_second_request() {
     let message = Incoming {
         channel: Channel::Nip04,
         rumor: EventId::from_bytes([5; 32]),
+        wrap: None,
         sender: key(1),
         written_at: now,
         received_at: now,

@@ -275,16 +275,17 @@ impl Shop {
     pub async fn stored(&self, owner: PublicKey, body: String) {
         let running = self.running.as_ref().unwrap();
         let now = self.ctx().now();
+        let wrap = EventId::from_bytes(rand::random());
         let message = Incoming {
             channel: satlet::relay::Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
+            wrap: Some(wrap),
             sender: owner,
             written_at: now,
             received_at: now,
             relay: "ws://relay.test".to_owned(),
             body,
         };
-        let wrap = EventId::from_bytes(rand::random());
         let inbox = Stores::new(Arc::clone(self.ctx()));
         assert!(inbox.store(&message, &wrap).await.unwrap());
         drop(inbox);
@@ -296,16 +297,17 @@ impl Shop {
     pub async fn post(&self, owner: PublicKey, body: String) -> bool {
         let running = self.running.as_ref().unwrap();
         let now = self.ctx().now();
+        let wrap = EventId::from_bytes(rand::random());
         let message = Incoming {
             channel: satlet::relay::Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
+            wrap: Some(wrap),
             sender: owner,
             written_at: now,
             received_at: now,
             relay: "ws://relay.test".to_owned(),
             body,
         };
-        let wrap = EventId::from_bytes(rand::random());
         let inbox = Stores::new(Arc::clone(self.ctx()));
         let stored = inbox.store(&message, &wrap).await.unwrap();
         drop(inbox);
@@ -322,6 +324,7 @@ impl Shop {
         let message = Incoming {
             channel: satlet::relay::Channel::GiftWrap,
             rumor: EventId::from_bytes(rand::random()),
+            wrap: None,
             sender: owner,
             written_at,
             received_at: now,
@@ -423,6 +426,7 @@ impl Shop {
         let message = Incoming {
             channel,
             rumor,
+            wrap: None,
             sender: owner,
             written_at,
             received_at: self.ctx().now(),

@@ -135,18 +135,21 @@ fn is_host_and_port(text: &str) -> bool {
 }
 
 fn full_path(registry: &str, path: &str) -> Result<String, ReferenceError> {
-    if path.len() > MAX_NAME {
-        return Err(ReferenceError::TooLong);
-    }
     // A bare image id; Docker refuses it as a name too.
     let is_id = path.len() == 64 && path.bytes().all(is_lower_hex);
+    let whole = if registry == DEFAULT_REGISTRY && !path.contains('/') {
+        format!("{DEFAULT_OWNER}/{path}")
+    } else {
+        path.to_owned()
+    };
+    // The owner counts: what is written out must be readable again.
+    if whole.len() > MAX_NAME {
+        return Err(ReferenceError::TooLong);
+    }
     if is_id || !path.split('/').all(is_path_part) {
         return Err(ReferenceError::Name);
     }
-    if registry == DEFAULT_REGISTRY && !path.contains('/') {
-        return Ok(format!("{DEFAULT_OWNER}/{path}"));
-    }
-    Ok(path.to_owned())
+    Ok(whole)
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (OCI distribution specification).

@@ -92,6 +92,10 @@ fn what_names_no_image_is_refused() {
     assert_eq!(validate_reference(&upper), Err(E::Digest));
     assert_eq!(validate_reference(&"a".repeat(256)), Err(E::TooLong));
     assert_eq!(validate_reference(&"a/".repeat(500)), Err(E::TooLong));
+    // The limits hold for what is written out, which is read again later.
+    assert_eq!(validate_reference(&"a".repeat(248)), Err(E::TooLong));
+    let longest = validate_reference(&"a".repeat(247)).unwrap();
+    assert_eq!(validate_reference(&longest), Ok(longest));
     assert_eq!(
         validate_reference(&format!("a:{}", "t".repeat(129))),
         Err(E::Tag)
