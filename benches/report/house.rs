@@ -20,8 +20,8 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings,
-    Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
+    Settings, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -73,6 +73,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
             requests_per_minute: 1_000_000,
         }],
         tiers: vec![tier()],
+        fiat: Fiat::default(),
         templates: Vec::new(),
         images: ImagePolicy {
             default: "host".to_owned(),

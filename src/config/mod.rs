@@ -185,7 +185,9 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     wallet.finish();
     let relays = top.required("relays", host::relays);
     let mints = top.required("mints", sale::mints);
-    let tiers = top.required("tiers", sale::tiers);
+    let feeds = top.optional("rates", Default::default(), sale::rates);
+    let tiers = top.required("tiers", |n| sale::tiers(n, feeds.unwrap_or_default()));
+    let (tiers, fiat) = tiers.unzip();
     let images = sale::images(top.section("images"), base);
     let templates = top.optional("templates", Vec::new(), |n| {
         sale::templates(n, images.as_ref())
@@ -218,6 +220,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             relays: relays?,
             mints: mints?,
             tiers: tiers?,
+            fiat: fiat?,
             templates: templates?,
             images: images?,
             capacity: capacity?,

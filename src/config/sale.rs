@@ -1,5 +1,6 @@
 //! What is sold: mints, tiers, templates, images, capacity.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use url::{Host, Url};
@@ -7,10 +8,11 @@ use url::{Host, Url};
 use super::reader::{Node, Object};
 use super::units::show_mib;
 use crate::core::capacity::{Capacity, Resources};
+use crate::core::fiat::{Belief, Currency, HourPrice, MICROS};
 use crate::core::ids::Name;
 use crate::core::money::MSAT_PER_SAT;
 use crate::core::pricing::Tier;
-use crate::provider::settings::{ImagePolicy, MintSetting, Template};
+use crate::provider::settings::{FeedSetting, Fiat, ImagePolicy, MintSetting, Template};
 use crate::telemetry::LEVELS;
 
 /// Largest price, in msat per second: about 3.6 million sat an hour.
@@ -54,12 +56,6 @@ fn mint_url(node: &Node<'_>) -> Option<String> {
             "Write the mint's URL, such as https://mint.example.org.",
         );
     };
-    let private = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".onion"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     let plain = url.username().is_empty()
         && url.password().is_none()
         && url.query().is_none()
@@ -72,7 +68,7 @@ fn mint_url(node: &Node<'_>) -> Option<String> {
     }
     match url.scheme() {
         "https" => {}
-        "http" if private => {}
+        "http" if is_private(&url) => {}
         _ => {
             return node.problem(
                 "Ecash must not travel in the clear.",
@@ -83,8 +79,28 @@ fn mint_url(node: &Node<'_>) -> Option<String> {
     Some(url.as_str().trim_end_matches('/').to_owned())
 }
 
-pub(super) fn tiers(node: &Node<'_>) -> Option<Vec<Tier>> {
-    node.unique(1..=64, tier, |tier| tier.id.clone())
+/// Whether what is sent there in the clear is seen by nobody on the way.
+fn is_private(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".onion"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What is sold, and the prices of it in another money.
+pub(super) fn tiers(node: &Node<'_>, feeds: Feeds) -> Option<(Vec<Tier>, Fiat)> {
+    let read = node.unique(
+        1..=64,
+        |node| tier(node, &feeds),
+        |(tier, _)| tier.id.clone(),
+    )?;
+    let prices = read.iter();
+    let prices = prices.filter_map(|(tier, price)| Some((tier.id.clone(), (*price)?)));
+    let prices = prices.collect();
+    let tiers = read.into_iter().map(|(tier, _)| tier).collect();
+    Some((tiers, Fiat { prices, feeds }))
 }
 
 fn name(node: &Node<'_>) -> Option<Name> {
@@ -94,7 +110,7 @@ fn name(node: &Node<'_>) -> Option<Name> {
     )
 }
 
-fn tier(node: &Node<'_>) -> Option<Tier> {
+fn tier(node: &Node<'_>, feeds: &Feeds) -> Option<(Tier, Option<HourPrice>)> {
     let mut object = node.object();
     let id = object.required("id", name);
     let shown = id.as_ref().map(Name::to_string).unwrap_or_default();
@@ -104,7 +120,7 @@ fn tier(node: &Node<'_>) -> Option<Tier> {
     let memory_mib = object.required("memory", |n| n.mib(16..=MAX_MEMORY_MIB));
     let disk_mib = object.optional("disk", 0, |n| n.mib(0..=MAX_DISK_MIB));
     let pids = object.optional("pids", 256, |n| n.integer(16..=MAX_PIDS));
-    let rate = rate(&mut object);
+    let rate = rate(&mut object, feeds);
     let seconds = |n: &Node<'_>| {
         n.duration(SECOND..=SECOND * MAX_LEASE as u32)
             .map(|d| d.as_secs())
@@ -121,7 +137,8 @@ fn tier(node: &Node<'_>) -> Option<Tier> {
         );
     }
     object.finish();
-    Some(Tier {
+    let (rate_msat_per_s, price) = rate?;
+    let tier = Tier {
         id: id?,
         name: title?,
         description: description?,
@@ -131,15 +148,17 @@ fn tier(node: &Node<'_>) -> Option<Tier> {
             disk_mib: disk_mib?,
             pids: pids?,
         },
-        rate_msat_per_s: rate?,
+        rate_msat_per_s,
         min_seconds: min_seconds?,
         max_seconds: max_seconds?,
-    })
+    };
+    Some((tier, price))
 }
 
-/// Exactly one of the two ways to write a price; satoshi an hour are rounded up
-/// to whole msat a second.
-fn rate(object: &mut Object<'_>) -> Option<u64> {
+/// Exactly one of the ways to write a price; satoshi an hour are rounded up to
+/// whole msat a second. In another money it is what the fallback makes of it, or
+/// the most that it can become, until the feed is asked.
+fn rate(object: &mut Object<'_>, feeds: &Feeds) -> Option<(u64, Option<HourPrice>)> {
     let per_second = object.optional("msat_per_second", None, |n| {
         n.integer(1..=MAX_RATE).map(Some)
     });
@@ -147,20 +166,123 @@ fn rate(object: &mut Object<'_>) -> Option<u64> {
     let per_hour = object.optional("sat_per_hour", None, |n| {
         n.integer::<u64>(1..=most).map(Some)
     });
-    match (per_second?, per_hour?) {
-        (Some(rate), None) => Some(rate),
-        (None, Some(sat)) => Some((sat * MSAT_PER_SAT).div_ceil(3600)),
-        (None, None) => object.problem(
+    let fiat = object.optional("price_per_hour", None, |n| {
+        n.parsed(
+            "a price",
+            "Write an amount and a currency of \"rates\", such as \"0.02 EUR\".",
+        )
+        .map(Some)
+    });
+    match (per_second?, per_hour?, fiat?) {
+        (Some(rate), None, None) => Some((rate, None)),
+        (None, Some(sat), None) => Some(((sat * MSAT_PER_SAT).div_ceil(3600), None)),
+        (None, None, Some(price)) => fiat_rate(object, feeds, price),
+        (None, None, None) => object.problem(
             "",
             "The tier has no price.",
-            "Add \"msat_per_second\" or \"sat_per_hour\".",
+            "Add \"msat_per_second\", \"sat_per_hour\" or \"price_per_hour\".",
         ),
-        (Some(_), Some(_)) => object.problem(
+        _ => object.problem(
             "",
             "The tier has two prices.",
-            "Keep one of \"msat_per_second\" and \"sat_per_hour\".",
+            "Keep one of \"msat_per_second\", \"sat_per_hour\" and \"price_per_hour\".",
         ),
     }
+}
+
+fn fiat_rate(
+    object: &mut Object<'_>,
+    feeds: &Feeds,
+    price: HourPrice,
+) -> Option<(u64, Option<HourPrice>)> {
+    let Some(feed) = feeds.get(&price.currency) else {
+        return object.problem(
+            "price_per_hour",
+            format!("It is not said what a bitcoin is in {}.", price.currency),
+            format!("Add \"{}\" to \"rates\".", price.currency),
+        );
+    };
+    let usual = feed.belief.fallback.or(feed.belief.least).unwrap_or(MICROS);
+    match price.msat_per_s(usual) {
+        Some(rate) if rate <= MAX_RATE || feed.belief.fallback.is_none() => {
+            Some((rate.min(MAX_RATE), Some(price)))
+        }
+        _ => object.problem(
+            "price_per_hour",
+            "At the fallback rate this is more than can be asked for.",
+            format!("Ask for less; the most is {MAX_RATE} msat per second."),
+        ),
+    }
+}
+
+/// Where rates come from, by currency.
+pub(super) type Feeds = BTreeMap<Currency, FeedSetting>;
+
+pub(super) fn rates(node: &Node<'_>) -> Option<Feeds> {
+    let is_currency = ("three capital letters, such as EUR", |text: &str| {
+        text.parse::<Currency>().is_ok()
+    });
+    let read = node.map(is_currency, feed)?;
+    let read = read.into_iter();
+    read.map(|(name, feed)| Some((name.parse().ok()?, feed)))
+        .collect()
+}
+
+fn feed_url(node: &Node<'_>) -> Option<String> {
+    let url = Url::parse(node.text()?).ok();
+    let safe =
+        url.filter(|url| url.scheme() == "https" || url.scheme() == "http" && is_private(url));
+    match safe {
+        Some(url) if url.host().is_some() && url.password().is_none() => Some(url.into()),
+        _ => node.problem(
+            "It is not the URL of a feed that can be trusted.",
+            "Use https:// (http:// only for loopback and .onion).",
+        ),
+    }
+}
+
+fn feed(node: &Node<'_>) -> Option<FeedSetting> {
+    let mut object = node.object();
+    let url = object.optional("url", None, |n| feed_url(n).map(Some));
+    let pointer = object.optional("pointer", String::new(), |n| n.printable(255));
+    // Feeds fail for minutes, and within ten a price moves little.
+    let max_age = object.optional("max_age", SECOND * 600, |n| {
+        n.duration(SECOND * 60..=SECOND * 86_400)
+    });
+    let whole = |n: &Node<'_>| {
+        let whole: u64 = n.integer(1..=1_000_000_000_000)?;
+        Some(Some(whole * MICROS))
+    };
+    let least = object.optional("least", None, whole);
+    let most = object.optional("most", None, whole);
+    let fallback = object.optional("fallback", None, whole);
+    let belief = Belief {
+        max_age: max_age?.as_secs(),
+        least: least?,
+        most: most?,
+        fallback: fallback?,
+    };
+    let url = url?;
+    if url.is_none() && belief.fallback.is_none() {
+        return object.problem(
+            "",
+            "There is neither a feed nor a fallback.",
+            "Add \"url\" with \"pointer\", or \"fallback\".",
+        );
+    }
+    if belief.least.unwrap_or(0) > belief.most.unwrap_or(u64::MAX) {
+        return object.problem(
+            "most",
+            "The most is less than the least.",
+            "Make \"most\" at least \"least\".",
+        );
+    }
+    object.finish();
+    Some(FeedSetting {
+        url,
+        pointer: pointer?,
+        belief,
+    })
 }
 
 pub(super) fn images(mut object: Object<'_>, base: &Path) -> Option<ImagePolicy> {

@@ -84,7 +84,11 @@ fn pointers(value: &Value, at: &str, known: &BTreeSet<String>, found: &mut BTree
     }
     match value {
         Value::Object(map) => {
+            // Names that the operator chose.
+            let any = format!("{at}/*/");
+            let named = known.iter().any(|key| key.starts_with(&any));
             for (key, value) in map {
+                let key = if named { "*" } else { key };
                 pointers(value, &format!("{at}/{key}"), known, found);
             }
         }
@@ -139,7 +143,7 @@ fn the_defaults_in_the_documentation_are_those_of_the_program() {
     let mut checked = 0;
     for (key, default) in documented_keys() {
         let Some(default) = default else { continue };
-        if key.starts_with("/templates") {
+        if key.starts_with("/templates") || key.starts_with("/rates") {
             continue;
         }
         let pointer = key.replace('*', "0");
@@ -149,6 +153,50 @@ fn the_defaults_in_the_documentation_are_those_of_the_program() {
         checked += 1;
     }
     assert!(checked > 35, "only {checked} defaults were found");
+}
+
+#[test]
+fn a_price_in_another_money_follows_a_rate_that_is_said() {
+    let mut value = least();
+    let tier = value["tiers"][0].as_object_mut().unwrap();
+    tier.remove("msat_per_second");
+    tier.insert("price_per_hour".to_owned(), json!("0.36 EUR"));
+    let problem = |value: &Value| {
+        let problems = parsed(value).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        (problems[0].pointer.clone(), problems[0].message.clone())
+    };
+    let (pointer, message) = problem(&value);
+    assert_eq!(pointer, "/tiers/0/price_per_hour");
+    assert!(message.contains("in EUR"), "{message}");
+    set(&mut value, "/rates", json!({"EUR": {"fallback": 100_000}}));
+    let settings = parsed(&value).unwrap().settings;
+    assert_eq!(settings.tiers[0].rate_msat_per_s, 100);
+    let id = &settings.tiers[0].id;
+    assert_eq!(settings.fiat.prices[id].to_string(), "0.36 EUR");
+    let belief = settings.fiat.feeds.values().next().unwrap().belief;
+    assert_eq!(belief.max_age, 600);
+    for (rates, at) in [
+        (json!({"EUR": {}}), "/rates/EUR"),
+        (json!({"euro": {"fallback": 1}}), "/rates/euro"),
+        (
+            json!({"EUR": {"url": "http://rates.example.org/x", "fallback": 1}}),
+            "/rates/EUR/url",
+        ),
+        (
+            json!({"EUR": {"fallback": 100_000, "least": 5, "most": 4}}),
+            "/rates/EUR/most",
+        ),
+    ] {
+        set(&mut value, "/rates", rates);
+        let problems = parsed(&value).unwrap_err();
+        assert!(problems.iter().any(|p| p.pointer == at), "{problems:?}");
+    }
+    set(&mut value, "/rates", json!({"EUR": {"fallback": 100_000}}));
+    for bad in ["0.36", "0.36 euro", "0 EUR"] {
+        set(&mut value, "/tiers/0/price_per_hour", json!(bad));
+        assert_eq!(problem(&value).0, "/tiers/0/price_per_hour");
+    }
 }
 
 #[test]

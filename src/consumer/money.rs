@@ -385,16 +385,27 @@ fn fair(provider: &Provider, quote: &QuoteAnswer, seconds: Option<u64>) -> Resul
     let specs = &provider.offer.specs;
     let offered = specs.iter().find(|spec| spec.id == quote.tier.as_str());
     match offered {
-        Some(spec) if quote.rate_msat_per_s > spec.rate_msats_per_sec => Err(ClientError::new(
-            Kind::Refused,
-            "dearer_than_offer",
-            format!(
-                "the quote is {} msat/s, the offer says {} msat/s",
-                quote.rate_msat_per_s, spec.rate_msats_per_sec
-            ),
-            "Look again in a moment (satlet quote): the offer may be about to change.",
-        )),
+        Some(spec) if quote.rate_msat_per_s > dearest(spec.rate_msats_per_sec, quote) => {
+            Err(ClientError::new(
+                Kind::Refused,
+                "dearer_than_offer",
+                format!(
+                    "the quote is {} msat/s, the offer says {} msat/s",
+                    quote.rate_msat_per_s, spec.rate_msats_per_sec
+                ),
+                "Look again in a moment (satlet quote): the offer may be about to change.",
+            ))
+        }
         _ => Ok(()),
+    }
+}
+
+/// The most that a quote may ask for where the offer asks for `offered`: a price
+/// that follows a rate may have moved by a fiftieth since the offer was published.
+fn dearest(offered: u64, quote: &QuoteAnswer) -> u64 {
+    match quote.price_per_hour {
+        Some(_) => offered.saturating_add(offered.div_ceil(50)),
+        None => offered,
     }
 }
 

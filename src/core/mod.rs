@@ -3,6 +3,7 @@
 //! any history through it. `tests/layering.rs` keeps it that way.
 
 pub mod capacity;
+pub mod fiat;
 pub mod ids;
 pub mod lease;
 pub mod money;

@@ -23,7 +23,7 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
     SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
@@ -201,6 +201,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
             url: mint.to_owned(),
             requests_per_minute: 6000,
         }],
+        fiat: Fiat::default(),
         tiers: vec![Tier {
             id: "basic".parse()?,
             name: "Basic".to_owned(),

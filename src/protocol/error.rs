@@ -107,6 +107,8 @@ codes! {
     BadSpec = "bad_spec",
     /// No room for this tier now.
     NoCapacity = "no_capacity",
+    /// The tier's price follows a rate that is not known now.
+    NoPrice = "no_price",
     /// The quote is unknown or has expired.
     QuoteExpired = "quote_expired",
     /// The mint does not answer.

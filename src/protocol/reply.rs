@@ -96,6 +96,10 @@ pub struct QuoteAnswer {
     pub image: String,
     /// Price in msat per second.
     pub rate_msat_per_s: u64,
+    /// What that follows from where the tier is priced in another money: for an
+    /// hour, such as `0.02 EUR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_per_hour: Option<String>,
     /// The shortest time sold, in seconds.
     pub min_seconds: u64,
     /// The longest time sold, in seconds.

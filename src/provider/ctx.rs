@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::lanes::Lanes;
 use super::offer;
 use super::paygress::ports::HeldPorts;
+use super::rates::Rates;
 use super::settings::{RequestPolicy, Settings};
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
@@ -65,6 +66,8 @@ pub struct Ctx {
     pub(super) creates: Semaphore,
     /// What the inbox asks of gift wraps (NIP-13).
     pub pow_bits: Arc<AtomicU8>,
+    /// What a bitcoin costs.
+    pub rates: Rates,
     /// What of the settings may change while the daemon runs.
     policy: RwLock<Arc<RequestPolicy>>,
 }
@@ -86,6 +89,7 @@ impl Ctx {
             closed: tokio::sync::broadcast::Sender::new(64),
             actors: Actors::default(),
             held_ports: HeldPorts::default(),
+            rates: Rates::default(),
         })
     }
 
@@ -146,9 +150,21 @@ impl Ctx {
         offer::not_enforced(tier.resources, self.parts.backend.capabilities().enforces)
     }
 
-    /// Tiers that are sold on this host, in the operator's order.
-    pub fn tiers(&self) -> impl Iterator<Item = &Tier> {
+    /// Tiers that are sold on this host, in the operator's order, at their prices
+    /// as of now; without those whose price cannot be told.
+    pub fn tiers(&self) -> Vec<Tier> {
+        let sold = self.unpriced_tiers();
+        sold.filter_map(|tier| self.priced(tier)).collect()
+    }
+
+    /// The same, with all that have a price at other times.
+    pub(super) fn unpriced_tiers(&self) -> impl Iterator<Item = &Tier> {
         offer::sold(self.settings(), self.parts.backend.capabilities().enforces)
+    }
+
+    /// A tier at its price as of now, if that can be told.
+    pub(super) fn priced(&self, tier: &Tier) -> Option<Tier> {
+        self.rates.priced(&self.settings().fiat, tier, self.now())
     }
 }
 

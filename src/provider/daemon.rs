@@ -18,6 +18,7 @@ use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
 use super::offer;
 use super::paygress;
+use super::rates;
 use super::settings::Settings;
 use super::stores::Stores;
 use super::supervise::Supervisor;
@@ -177,6 +178,11 @@ impl Provider {
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("sweep", move || actors::sweep(Arc::clone(&shared)));
+        if !ctx.settings().fiat.feeds.is_empty() {
+            let shared = Arc::clone(ctx);
+            self.tasks
+                .keep("rates", move || rates::run(Arc::clone(&shared)));
+        }
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("upkeep", move || upkeep::run(Arc::clone(&shared)));

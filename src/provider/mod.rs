@@ -19,6 +19,7 @@ mod lanes;
 pub mod offer;
 pub mod paygress;
 pub mod queries;
+pub mod rates;
 mod refuse;
 pub mod settings;
 mod steps;

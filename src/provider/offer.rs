@@ -168,6 +168,7 @@ pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
     };
     let settings = Settings {
         requests: (*ctx.policy()).clone(),
+        tiers: ctx.tiers(),
         ..ctx.settings().clone()
     };
     Ok(build(&settings, &facts))

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
+use crate::core::fiat::{Belief, Currency, HourPrice};
 use crate::core::ids::{Name, PublicKey};
 use crate::core::policy::images::{self, ReferenceError};
 use crate::core::pricing::Tier;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub mints: Vec<MintSetting>,
     /// What is for sale; at least one, ids unique. The first is the default.
     pub tiers: Vec<Tier>,
+    /// Which tiers have a price in another money, and what that is worth.
+    pub fiat: Fiat,
     /// Named images with a command; ids unique.
     pub templates: Vec<Template>,
     /// Which images may be asked for.
@@ -49,6 +52,27 @@ pub struct Settings {
     pub backend: BackendSetting,
     /// Workloads that the backend makes at once, at least 1; more wait.
     pub creates: usize,
+}
+
+/// Prices in the money of states. The tiers that have one stand in
+/// [`Settings::tiers`] with the price that the fallback makes, if there is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fiat {
+    /// Prices, by tier.
+    pub prices: BTreeMap<Name, HourPrice>,
+    /// Where rates come from; each currency of `prices` has one.
+    pub feeds: BTreeMap<Currency, FeedSetting>,
+}
+
+/// Where a rate comes from, and how far it is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedSetting {
+    /// Asked by HTTP GET for JSON; none: there is only the fallback.
+    pub url: Option<String>,
+    /// Where in the answer the price of a bitcoin stands (RFC 6901).
+    pub pointer: String,
+    /// How far it is believed.
+    pub belief: Belief,
 }
 
 /// Workloads that a backend makes at once, where the operator says nothing.

@@ -38,9 +38,27 @@ pub(super) struct Accepted {
     pub env: Vec<(String, String)>,
 }
 
+/// Which price a tier is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Price {
+    /// The one of this moment.
+    AsOfNow,
+    /// A quote's, which the caller puts in.
+    AsQuoted,
+}
+
 /// Checks what is wanted against what is sold and allowed here.
-pub(super) fn wanted(ctx: &Ctx, wanted: &Wanted, keys_needed: bool) -> Result<Accepted, Refusal> {
+pub(super) fn wanted(
+    ctx: &Ctx,
+    wanted: &Wanted,
+    keys_needed: bool,
+    price: Price,
+) -> Result<Accepted, Refusal> {
     let tier = tier(ctx, wanted)?;
+    let tier = match price {
+        Price::AsQuoted => tier,
+        Price::AsOfNow => ctx.priced(&tier).ok_or_else(no_price)?,
+    };
     let mut accepted = image(ctx, wanted, tier)?;
     if keys_needed && wanted.ssh_keys.is_empty() {
         return Err(bad_key("there is no SSH key in the request"));
@@ -63,17 +81,25 @@ pub(super) fn wanted(ctx: &Ctx, wanted: &Wanted, keys_needed: bool) -> Result<Ac
 
 fn tier(ctx: &Ctx, wanted: &Wanted) -> Result<Tier, Refusal> {
     let found = match &wanted.tier {
-        Some(id) => ctx.tiers().find(|tier| tier.id == *id),
-        None => ctx.tiers().next(),
+        Some(id) => ctx.unpriced_tiers().find(|tier| tier.id == *id),
+        None => ctx.unpriced_tiers().next(),
     };
     found.cloned().ok_or_else(|| {
-        let names: Vec<_> = ctx.tiers().map(|tier| tier.id.as_str()).collect();
+        let names: Vec<_> = ctx.unpriced_tiers().map(|tier| tier.id.as_str()).collect();
         WireError::new(
             Code::UnknownTier,
             "there is no such tier here",
             format!("choose one of: {}", names.join(", ")),
         )
     })
+}
+
+fn no_price() -> Refusal {
+    WireError::new(
+        Code::NoPrice,
+        "the price of this tier follows a rate that is not known now",
+        "choose another tier, or try again later",
+    )
 }
 
 fn image(ctx: &Ctx, wanted: &Wanted, tier: Tier) -> Result<Accepted, Refusal> {

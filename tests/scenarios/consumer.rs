@@ -205,6 +205,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         tier: "small".parse().unwrap(),
         image: "host".to_owned(),
         rate_msat_per_s: RATE,
+        price_per_hour: None,
         min_seconds: 60,
         max_seconds: 3_600,
         price_msat: Msat::new(RATE * seconds),

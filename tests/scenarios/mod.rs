@@ -3,6 +3,7 @@
 mod answers;
 pub mod consumer;
 mod crash;
+mod fiat;
 mod lease;
 mod load;
 mod paygress;

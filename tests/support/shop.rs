@@ -24,8 +24,8 @@ use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::paygress::ports;
 use satlet::provider::settings::{
-    BackendSetting, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings, Template,
-    Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings,
+    Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::relay::{Channel, InboxStore, Incoming};
@@ -131,6 +131,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
             url: mint.to_owned(),
             requests_per_minute: 6000,
         }],
+        fiat: Fiat::default(),
         tiers: vec![tier("small", 1, 100), tier("large", 4, 400)],
         templates: vec![Template {
             id: "web".parse().unwrap(),

@@ -112,7 +112,8 @@ fn differences(config: &Config, offer: &Offer) -> Vec<&'static str> {
     let tiers_as_in_file = offer.specs.iter().all(|spec| {
         settings.tiers.iter().any(|tier| {
             tier.id.as_str() == spec.id
-                && tier.rate_msat_per_s == spec.rate_msats_per_sec
+                && (tier.rate_msat_per_s == spec.rate_msats_per_sec
+                    || settings.fiat.prices.contains_key(&tier.id))
                 && u64::from(tier.resources.memory_mib) == spec.memory_mb
                 && u64::from(tier.resources.cpu_millicores) == spec.cpu_millicores
         })

@@ -12,7 +12,7 @@ use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer};
 use crate::protocol::request::Quote;
 use crate::provider::ctx::{Ctx, holds, promised};
 use crate::provider::refuse::{self, Refusal};
-use crate::provider::validate;
+use crate::provider::validate::{self, Price};
 use crate::wallet::{MintUrl, Unit};
 
 /// How long a quote waits for mints that have not told their fees yet.
@@ -24,7 +24,7 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Quote,
 ) -> Result<Handled, Refusal> {
-    let accepted = validate::wanted(ctx, &ask.wanted, false)?;
+    let accepted = validate::wanted(ctx, &ask.wanted, false, Price::AsOfNow)?;
     let tier = &accepted.tier;
     let seconds = ask.seconds.unwrap_or(tier.min_seconds);
     let cost = price(seconds, tier.rate_msat_per_s).ok_or_else(too_large)?;
@@ -38,6 +38,12 @@ pub(super) async fn handle(
         tier: tier.id.clone(),
         image: shown(&accepted.image_name, &accepted.image),
         rate_msat_per_s: tier.rate_msat_per_s,
+        price_per_hour: ctx
+            .settings()
+            .fiat
+            .prices
+            .get(&tier.id)
+            .map(ToString::to_string),
         min_seconds: tier.min_seconds,
         max_seconds: tier.max_seconds,
         price_msat: cost,

@@ -23,7 +23,7 @@ use crate::protocol::reply::{Answer, Message, Outcome};
 use crate::protocol::request::Spawn;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
-use crate::provider::validate::{self, Accepted};
+use crate::provider::validate::{self, Accepted, Price};
 use crate::wallet::{TokenInfo, WalletError};
 
 pub(super) async fn handle(
@@ -32,7 +32,8 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
-    let mut accepted = validate::wanted(ctx, &ask.wanted, true)?;
+    let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
+    let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }

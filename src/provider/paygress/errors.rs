@@ -27,9 +27,11 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         Code::AmountTooSmall => ErrorType::InsufficientPayment,
         Code::UnknownTier => ErrorType::SpecUnavailable,
         Code::UnknownTemplate => ErrorType::UnknownTemplate,
-        Code::TooManyRequests | Code::NoCapacity | Code::RequestExpired | Code::Draining => {
-            ErrorType::ProvisioningError
-        }
+        Code::TooManyRequests
+        | Code::NoCapacity
+        | Code::NoPrice
+        | Code::RequestExpired
+        | Code::Draining => ErrorType::ProvisioningError,
         Code::MintDown => ErrorType::MintNetworkError,
         Code::MintRefused => ErrorType::MintError,
         Code::ImageUnavailable | Code::ProvisioningFailed | Code::Internal | Code::Other(_) => {

@@ -19,8 +19,8 @@ use crate::ledger::{
 use crate::protocol::paygress::reply::{ErrorReply, ErrorType};
 use crate::protocol::paygress::request::{Replication, Spawn, VolumeEncryption, sane_password};
 use crate::protocol::request::Wanted;
-use crate::provider::ctx::Ctx;
-use crate::provider::{handlers, validate};
+use crate::provider::validate::{self, Price};
+use crate::provider::{ctx::Ctx, handlers};
 
 /// Characters of a password that we choose: 95 bits.
 const PASSWORD: usize = 16;
@@ -44,7 +44,7 @@ pub(super) async fn handle(
         return Err(ErrorReply::new(ErrorType::NotAddressed, what));
     }
     let wanted = wanted(ctx, spawn)?;
-    let accepted = validate::wanted(ctx, &wanted, false).map_err(refused)?;
+    let accepted = validate::wanted(ctx, &wanted, false, Price::AsOfNow).map_err(refused)?;
     let priced = handlers::priced(ctx, accepted, &spawn.cashu_token);
     let priced = priced.await.map_err(refused)?;
     let port = ports::take(ctx).await.map_err(refused)?;
@@ -63,11 +63,11 @@ pub(super) async fn handle(
 /// nobody is sold what they did not choose.
 fn wanted(ctx: &Ctx, spawn: &Spawn) -> Result<Wanted, ErrorReply> {
     let tier = match spawn.pod_spec_id.as_deref() {
-        None => match ctx.tiers().next() {
+        None => match ctx.unpriced_tiers().next() {
             Some(first) => Some(first.id.clone()),
             None => return Err(ErrorReply::new(ErrorType::NoSpecs, "nothing is for sale")),
         },
-        Some(id) => match ctx.tiers().find(|tier| tier.id.as_str() == id) {
+        Some(id) => match ctx.unpriced_tiers().find(|tier| tier.id.as_str() == id) {
             Some(tier) => Some(tier.id.clone()),
             None => return Err(no_such_tier(ctx)),
         },
@@ -91,7 +91,7 @@ fn wanted(ctx: &Ctx, spawn: &Spawn) -> Result<Wanted, ErrorReply> {
 }
 
 fn no_such_tier(ctx: &Ctx) -> ErrorReply {
-    let names: Vec<_> = ctx.tiers().map(|tier| tier.id.as_str()).collect();
+    let names: Vec<_> = ctx.unpriced_tiers().map(|tier| tier.id.as_str()).collect();
     let what = format!(
         "there is no such tier here, choose one of: {}; the token is still yours",
         names.join(", ")

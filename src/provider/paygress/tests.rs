@@ -18,6 +18,7 @@ fn every_refusal_has_a_word_that_existing_clients_know() {
         (Code::UnknownTier, "spec_unavailable"),
         (Code::UnknownTemplate, "unknown_template"),
         (Code::NoCapacity, "provisioning_error"),
+        (Code::NoPrice, "provisioning_error"),
         (Code::ProvisioningFailed, "backend_error"),
         (Code::NotFound, "not_found"),
         (Code::LeaseEnded, "lease_expired"),
