@@ -12,6 +12,8 @@ use super::lanes::Lanes;
 use super::offer;
 use super::paygress::ports::HeldPorts;
 use super::settings::{RequestPolicy, Settings};
+use super::solvency::Shortfalls;
+use super::strays::Sends;
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
 use crate::core::ids::{LeaseId, PublicKey};
@@ -61,6 +63,10 @@ pub struct Ctx {
     pub admission: Admission,
     /// Queues before the mints.
     pub(super) lanes: Lanes,
+    /// Tokens that are being made.
+    pub(super) sends: Sends,
+    /// Purses that hold too little.
+    pub shortfalls: Shortfalls,
     /// Workloads that may be made at once.
     pub(super) creates: Semaphore,
     /// What the inbox asks of gift wraps (NIP-13).
@@ -77,6 +83,8 @@ impl Ctx {
         Arc::new(Self {
             admission: Admission::new(&policy),
             lanes: Lanes::new(settings),
+            shortfalls: Shortfalls::default(),
+            sends: Sends::default(),
             creates: Semaphore::new(settings.creates.max(1)),
             pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
             policy: RwLock::new(Arc::new(policy)),
