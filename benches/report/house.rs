@@ -20,8 +20,8 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
-    Settings, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
+    RequestPolicy, Settings, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -99,6 +99,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         },
         timing: Timing::default(),
         sell_unenforced: true,
+        refunds: RefundPolicy::default(),
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,

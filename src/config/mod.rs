@@ -196,6 +196,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let gateway = host::gateway(top.section("gateway"));
     let paygress = host::paygress(top.section("paygress"));
     let requests = host::requests(top.section("requests"));
+    let refunds = sale::refunds(top.section("refunds"));
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
     let mut backend = top.section("backend");
@@ -227,6 +228,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             gateway: gateway?,
             paygress: paygress?,
             requests: requests?,
+            refunds: refunds?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,

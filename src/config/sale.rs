@@ -12,7 +12,9 @@ use crate::core::fiat::{Belief, Currency, HourPrice, MICROS};
 use crate::core::ids::Name;
 use crate::core::money::MSAT_PER_SAT;
 use crate::core::pricing::Tier;
-use crate::provider::settings::{FeedSetting, Fiat, ImagePolicy, MintSetting, Template};
+use crate::provider::settings::{
+    FeedSetting, Fiat, ImagePolicy, MintSetting, RefundPolicy, Template,
+};
 use crate::telemetry::LEVELS;
 
 /// Largest price, in msat per second: about 3.6 million sat an hour.
@@ -391,6 +393,16 @@ pub(super) fn capacity(mut object: Object<'_>) -> Option<Capacity> {
         },
         max_leases: max_leases?,
     })
+}
+
+pub(super) fn refunds(mut object: Object<'_>) -> Option<RefundPolicy> {
+    let day = SECOND * 86_400;
+    // A consumer who is away for a day loses nothing.
+    let keep = object.optional("keep", RefundPolicy::default().keep, |n| {
+        n.duration(day..=SECOND * MAX_LEASE as u32)
+    });
+    object.finish();
+    Some(RefundPolicy { keep: keep? })
 }
 
 /// A tier that does not fit into the whole capacity could never be sold, and

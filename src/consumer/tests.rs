@@ -221,6 +221,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
                 leases_per_key: 1,
                 grace_seconds: 1,
                 pow_bits: 0,
+                refund_keep_seconds: 0,
             },
             not_enforced: Vec::new(),
             outgoing_network: false,

@@ -23,8 +23,8 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy,
-    SandboxSetting, Settings, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
+    RequestPolicy, SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -240,6 +240,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         sell_unenforced: true,
         paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
+        refunds: RefundPolicy::default(),
         creates: CREATES,
     })
 }

@@ -35,7 +35,7 @@ mod writer;
 pub use containers::*;
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
-pub use views::Held;
+pub use views::{Credit, Held};
 
 use crate::core::ids::PublicKey;
 use crate::core::lease::Lease;
@@ -214,6 +214,18 @@ impl Ledger {
     /// A row cannot be read.
     pub fn held_in(&self, tx: &Tx<'_>) -> Result<Vec<Held>, LedgerError> {
         self.writer.views(|views| views.held_in(tx))
+    }
+
+    /// Keys of the leases, over or not, with a refund whose token is out.
+    pub fn with_refunds_out(&self) -> Vec<String> {
+        self.writer.views(views::Views::refunds_out)
+    }
+
+    /// Credit that lies on leases that are over, by their keys.
+    pub fn credits(&self) -> Vec<(String, Credit)> {
+        let copy = |(key, credit): (&String, &Credit)| (key.clone(), credit.clone());
+        self.writer
+            .views(|views| views.credits().iter().map(copy).collect())
     }
 
     /// An owner's leases: all that are not archived, and of the others that were

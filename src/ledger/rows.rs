@@ -152,6 +152,9 @@ pub const REQUESTS: Table<RequestRow> = Table::new("requests");
 pub const PAYMENTS: Table<Payment> = Table::new("payments");
 /// Which payment a proof belongs to, for ever, by Y.
 pub const PROOFS: Table<PaymentId> = Table::new("proofs");
+/// Proofs of our own refunds that are being taken back, by Y, and which refund
+/// each is of: nobody pays with them meanwhile.
+pub const TAKING: Table<String> = Table::new("taking");
 /// Leases that have not ended, and those that ended with something still to do.
 pub const LEASES: Table<Lease> = Table::new("leases");
 /// Leases that are over.

@@ -11,6 +11,7 @@ use super::{LedgerError, Table};
 use crate::core::capacity::Resources;
 use crate::core::ids::PublicKey;
 use crate::core::lease::{Lease, Phase};
+use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
 /// What one lease that is not over holds.
@@ -32,6 +33,17 @@ impl Held {
             phase: lease.phase,
         }
     }
+}
+
+/// Money of a lease's owner that lies on a lease that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Whose it is.
+    pub owner: PublicKey,
+    /// Where it lies: mint and unit.
+    pub purse: (String, String),
+    /// How much, more than nothing.
+    pub msat: Msat,
 }
 
 /// When a message is due, and in which order.
@@ -69,6 +81,10 @@ pub(super) struct Views {
     /// Leases that are over and were paid for, by owner, with when they were
     /// made. They are kept for ever, and so are these.
     ended: HashMap<PublicKey, BTreeSet<(Timestamp, String)>>,
+    /// Leases with a refund whose token is out.
+    refunds_out: BTreeSet<String>,
+    /// Credit of leases that are over.
+    credits: BTreeMap<String, Credit>,
 }
 
 impl Views {
@@ -86,7 +102,7 @@ impl Views {
         })?;
         reader.each(&LEASES, "", |key, row| {
             match row {
-                Ok(lease) => drop(views.held.insert(key.to_owned(), Held::of(&lease))),
+                Ok(lease) => views.hold(key, &lease),
                 Err(error) => tracing::error!(lease = %key, %error, "left out"),
             }
             Ok(true)
@@ -108,7 +124,7 @@ impl Views {
             None => self.due.remove(key),
         });
         each(rows, &LEASES, |key, lease| match lease {
-            Some(lease) => drop(self.held.insert(key.to_owned(), Held::of(&lease))),
+            Some(lease) => self.hold(key, &lease),
             None => drop(self.held.remove(key)),
         });
         each(rows, &ENDED, |key, lease| {
@@ -119,7 +135,44 @@ impl Views {
         });
     }
 
+    fn hold(&mut self, key: &str, lease: &Lease) {
+        self.held.insert(key.to_owned(), Held::of(lease));
+        self.note_refunds(key, lease);
+    }
+
+    fn note_refunds(&mut self, key: &str, lease: &Lease) {
+        if lease.refunds.iter().any(|refund| refund.is_out().is_some()) {
+            self.refunds_out.insert(key.to_owned());
+        } else {
+            self.refunds_out.remove(key);
+        }
+    }
+
+    fn note_credit(&mut self, key: &str, lease: &Lease) {
+        let msat = lease.money.credit;
+        match &lease.purse {
+            Some(purse) if !msat.is_zero() => {
+                let (owner, purse) = (lease.owner, purse.clone());
+                let credit = Credit { owner, purse, msat };
+                self.credits.insert(key.to_owned(), credit);
+            }
+            _ => drop(self.credits.remove(key)),
+        }
+    }
+
+    /// Leases with a refund whose token is out, by key.
+    pub(super) fn refunds_out(&self) -> Vec<String> {
+        self.refunds_out.iter().cloned().collect()
+    }
+
+    /// Credit of leases that are over, by key.
+    pub(super) fn credits(&self) -> &BTreeMap<String, Credit> {
+        &self.credits
+    }
+
     fn end(&mut self, key: &str, lease: &Lease) {
+        self.note_refunds(key, lease);
+        self.note_credit(key, lease);
         if lease.sold_seconds > 0 {
             let of_owner = self.ended.entry(lease.owner).or_default();
             of_owner.insert((lease.created_at, key.to_owned()));

@@ -141,6 +141,10 @@ pub struct Limits {
     /// (NIP-13); 0, or absent: none.
     #[serde(default)]
     pub pow_bits: u8,
+    /// Seconds for which the provider keeps a refund that nobody takes; then it is
+    /// taken back and becomes its owner's credit. 0, or absent: not told.
+    #[serde(default)]
+    pub refund_keep_seconds: u64,
 }
 
 fn schema_one() -> u32 {

@@ -97,27 +97,52 @@ pub struct StatusView {
     pub relays: Vec<RelayView>,
 }
 
-/// What one mint holds for us.
+/// The wallet and the books at one mint, in one unit. What a lease's books say is
+/// counted where its last payment was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalanceView {
+pub struct PurseView {
     /// The mint.
     pub mint: String,
     /// The unit.
     pub unit: String,
-    /// What can be spent.
-    pub msat: Msat,
+    /// What the wallet can spend.
+    pub balance_msat: Msat,
+    /// Refunds that are owed and not yet made.
+    pub owed_msat: Msat,
+    /// Refund tokens that are made and that nobody has taken yet. They have left
+    /// the balance.
+    pub unclaimed_msat: Msat,
+    /// Credit of owners of leases.
+    pub credit_msat: Msat,
+    /// Price of the time that is paid and not served.
+    pub unserved_msat: Msat,
+    /// What may have to go back, so that the wallet has to hold it: owed, credit
+    /// and unserved.
+    pub float_msat: Msat,
+    /// Price of the time that was served, less the fees that we bore; below zero
+    /// where these are more.
+    pub earned_msat: i64,
+    /// What was taken out.
+    pub withdrawn_msat: Msat,
+    /// What mints kept: of payments, for making refunds and for taking them back.
+    pub mint_fees_msat: Msat,
+    /// What the balance lacks of the float; zero: solvent.
+    pub short_msat: Msat,
+    /// Since when it lacks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_since: Option<Timestamp>,
 }
 
 /// What the wallet holds, and what has come and gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoneyView {
     /// By mint and unit.
-    pub balances: Vec<BalanceView>,
+    pub purses: Vec<PurseView>,
     /// What was received, after mint fees.
     pub received_msat: Msat,
     /// What was served of it.
     pub served_msat: Msat,
-    /// What was given back.
+    /// What was given back: face of refund tokens, but for those taken back.
     pub refunded_msat: Msat,
 }
 

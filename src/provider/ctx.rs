@@ -13,6 +13,8 @@ use super::offer;
 use super::paygress::ports::HeldPorts;
 use super::rates::Rates;
 use super::settings::{RequestPolicy, Settings};
+use super::solvency::Shortfalls;
+use super::strays::Sends;
 use crate::compute::SharedBackend;
 use crate::core::capacity::Resources;
 use crate::core::ids::{LeaseId, PublicKey};
@@ -62,6 +64,10 @@ pub struct Ctx {
     pub admission: Admission,
     /// Queues before the mints.
     pub(super) lanes: Lanes,
+    /// Tokens that are being made.
+    pub(super) sends: Sends,
+    /// Purses that hold too little.
+    pub shortfalls: Shortfalls,
     /// Workloads that may be made at once.
     pub(super) creates: Semaphore,
     /// What the inbox asks of gift wraps (NIP-13).
@@ -80,6 +86,8 @@ impl Ctx {
         Arc::new(Self {
             admission: Admission::new(&policy),
             lanes: Lanes::new(settings),
+            shortfalls: Shortfalls::default(),
+            sends: Sends::default(),
             creates: Semaphore::new(settings.creates.max(1)),
             pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
             policy: RwLock::new(Arc::new(policy)),

@@ -2,7 +2,7 @@
 //! closed in the reverse.
 //!
 //! ```text
-//! ledger -> wallet (recover) -> gateway -> leases -> relays -> outbox -> inbox -> offer
+//! ledger -> wallet (recover) -> gateway -> strays -> leases -> relays -> outbox -> inbox -> offer
 //! ```
 
 use std::sync::Arc;
@@ -19,8 +19,10 @@ use super::doors::LedgerDoors;
 use super::offer;
 use super::paygress;
 use super::rates;
+use super::refunds;
 use super::settings::Settings;
 use super::stores::Stores;
+use super::strays;
 use super::supervise::Supervisor;
 use super::upkeep;
 use crate::compute::SharedBackend;
@@ -144,6 +146,7 @@ impl Provider {
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         ctx.admission.set_owners(&ctx.ledger().held());
+        strays::at_start(&ctx).await;
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
@@ -186,6 +189,9 @@ impl Provider {
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("upkeep", move || upkeep::run(Arc::clone(&shared)));
+        let shared = Arc::clone(ctx);
+        self.tasks
+            .keep("refunds", move || refunds::run(Arc::clone(&shared)));
         let (shared, nudger) = (Arc::clone(ctx), self.outbox.nudger());
         self.tasks.keep("outbox bell", move || {
             let (ctx, nudger) = (Arc::clone(&shared), nudger.clone());

@@ -118,6 +118,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
             leases_per_key: settings.requests.leases_per_key,
             grace_seconds: settings.timing.grace.as_secs(),
             pow_bits: settings.requests.pow_bits,
+            refund_keep_seconds: settings.refunds.keep.as_secs(),
         },
         not_enforced: missing,
         outgoing_network: facts.capabilities.outgoing_network,

@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::control::{
-    BalanceView, LeaseView, MoneyView, Queries, RelayView, ReloadView, StatusView,
-};
+use super::control::{LeaseView, MoneyView, PurseView, Queries, RelayView, ReloadView, StatusView};
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
-use crate::core::lease::Lease;
+use super::solvency;
+use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use crate::ledger::{ENDED, LEASES};
 use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
-use crate::wallet::Unit;
 
 /// Most leases in one answer.
 const MAX_LEASES: usize = 10_000;
@@ -46,12 +44,7 @@ impl ProviderQueries {
 
     /// All leases, open ones first, each group newest first.
     fn all(&self) -> Result<Vec<Lease>, String> {
-        let read = self
-            .ctx
-            .ledger()
-            .read(|reader| Ok((reader.all(&LEASES)?, reader.all(&ENDED)?)));
-        let (open, ended) = read.map_err(|error| error.to_string())?;
-        let mut leases: Vec<Lease> = open.into_iter().chain(ended).map(|(_, l)| l).collect();
+        let mut leases = leases(&self.ctx)?;
         leases.sort_by_key(|lease| std::cmp::Reverse((!lease.has_ended(), lease.created_at)));
         Ok(leases)
     }
@@ -101,27 +94,70 @@ impl Queries for ProviderQueries {
     }
 
     async fn money(&self) -> Result<MoneyView, String> {
-        let balances = self.ctx.parts.wallet.balances().await;
-        let balances = balances.map_err(|error| error.to_string())?;
-        let balances = balances
-            .into_iter()
-            .map(|((mint, unit), msat)| BalanceView {
-                mint: mint.0,
-                unit: match unit {
-                    Unit::Sat => "sat".to_owned(),
-                    Unit::Msat => "msat".to_owned(),
-                },
-                msat,
-            });
-        let leases = self.all()?;
-        let sum = |part: fn(&Lease) -> Msat| {
-            Msat::checked_sum(leases.iter().map(part)).ok_or("the sum does not fit".to_owned())
-        };
-        Ok(MoneyView {
-            balances: balances.collect(),
-            received_msat: sum(|l| l.money.paid.saturating_sub(l.money.mint_fees))?,
-            served_msat: sum(|l| l.money.served)?,
-            refunded_msat: sum(|l| l.money.refunded)?,
-        })
+        money(&self.ctx).await
     }
+}
+
+fn leases(ctx: &Ctx) -> Result<Vec<Lease>, String> {
+    let read = ctx
+        .ledger()
+        .read(|reader| Ok((reader.all(&LEASES)?, reader.all(&ENDED)?)));
+    let (open, ended) = read.map_err(|error| error.to_string())?;
+    Ok(open.into_iter().chain(ended).map(|(_, l)| l).collect())
+}
+
+/// What the wallet holds, beside the books of all leases.
+///
+/// # Errors
+/// A sentence: the ledger, the wallet, or a sum that does not fit.
+pub async fn money(ctx: &Ctx) -> Result<MoneyView, String> {
+    let leases = leases(ctx)?;
+    let sum = |part: fn(&Lease) -> Msat| {
+        Msat::checked_sum(leases.iter().map(part)).ok_or("the sum does not fit".to_owned())
+    };
+    Ok(MoneyView {
+        received_msat: sum(|l| l.money.paid.saturating_sub(l.money.mint_fees))?,
+        served_msat: sum(|l| l.money.served)?,
+        refunded_msat: sum(|l| l.money.refunded)?,
+        purses: purses(ctx, &leases).await?,
+    })
+}
+
+/// The wallet beside the books; the books first, so that what is paid meanwhile
+/// makes nobody look poor.
+async fn purses(ctx: &Ctx, leases: &[Lease]) -> Result<Vec<PurseView>, String> {
+    let mut books = solvency::books(leases, ctx.now()).map_err(|error| error.to_string())?;
+    let held = solvency::balances(ctx).await?;
+    for purse in held.keys() {
+        books.entry(purse.clone()).or_default();
+    }
+    let view = |(purse, dues): (Purse, Dues)| {
+        let balance = held.get(&purse).copied().unwrap_or_default();
+        purse_view(ctx, purse, &dues, balance).ok_or("a sum does not fit".to_owned())
+    };
+    books.into_iter().map(view).collect()
+}
+
+fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, balance: Msat) -> Option<PurseView> {
+    let float = dues.float()?;
+    let served = i64::try_from(dues.served.get()).ok()?;
+    let absorbed = i64::try_from(dues.absorbed.get()).ok()?;
+    let short = float.saturating_sub(balance);
+    let since = ctx.shortfalls.since(&purse);
+    let (mint, unit) = purse;
+    Some(PurseView {
+        mint,
+        unit,
+        balance_msat: balance,
+        owed_msat: dues.owed,
+        unclaimed_msat: dues.out,
+        credit_msat: dues.credit,
+        unserved_msat: dues.unserved,
+        float_msat: float,
+        earned_msat: served.checked_sub(absorbed)?,
+        withdrawn_msat: Msat::ZERO,
+        mint_fees_msat: dues.fees,
+        short_msat: short,
+        short_since: since.filter(|_| !short.is_zero()),
+    })
 }

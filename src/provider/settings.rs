@@ -44,6 +44,8 @@ pub struct Settings {
     pub paygress: Option<PaygressSetting>,
     /// Who may ask and how often.
     pub requests: RequestPolicy,
+    /// What becomes of refunds that nobody takes.
+    pub refunds: RefundPolicy,
     /// When things happen.
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
@@ -246,6 +248,22 @@ pub struct RequestPolicy {
     /// Leading zero bits that a gift wrap's id has to have (NIP-13), at most
     /// [`MAX_BITS`](crate::relay::pow::MAX_BITS); 0: none.
     pub pow_bits: u8,
+}
+
+/// What becomes of refunds that nobody takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefundPolicy {
+    /// How long a refund's token is kept for its owner, at least a day; then it is
+    /// taken back and is the owner's credit. The offer tells it.
+    pub keep: Duration,
+}
+
+impl Default for RefundPolicy {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(180 * 24 * 3600),
+        }
+    }
 }
 
 /// When things happen.

@@ -34,7 +34,7 @@ const CALL: Duration = Duration::from_secs(30);
 /// How long an operation of the wallet is waited for: it is made of several
 /// requests and waits for its turn, and one that is given up too early may yet
 /// make a token that nobody takes.
-fn operation(ctx: &Ctx) -> Duration {
+pub(super) fn operation(ctx: &Ctx) -> Duration {
     ctx.settings().timing.mint.saturating_mul(4)
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::admission;
 use super::ctx::Ctx;
 use super::paygress;
+use super::solvency;
+use super::strays;
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Books, Lease, Phase};
 use crate::core::payment::{Payment, PaymentState};
@@ -38,6 +40,7 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds: u64 = 0;
     let mut counts = (0, 0);
+    let mut suspects = strays::Suspects::default();
     loop {
         tick.tick().await;
         counts = admission::report(&ctx, counts);
@@ -45,6 +48,12 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
         match tokio::time::timeout(CALL, ctx.parts.wallet.recover()).await {
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the wallet could not recover"),
+        }
+        if let Err(error) = strays::look(&ctx, &mut suspects).await {
+            tracing::error!(%error, "tokens that nobody knows of were not looked for");
+        }
+        if let Err(error) = solvency::watch(&ctx).await {
+            tracing::error!(%error, "whether there is enough ecash is not known");
         }
         if (rounds.is_multiple_of(60) || is_full(&ctx))
             && let Err(error) = forget(&ctx).await

@@ -16,11 +16,12 @@ use cdk_redb::WalletRedbDatabase;
 use futures::future::{BoxFuture, join_all};
 use tokio::task::JoinHandle;
 
+pub use super::PendingSend;
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
 use super::errors::{self, store};
 use super::keysets::Owners;
-pub use super::owner::{MintQuote, PendingSend};
+pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
@@ -245,6 +246,7 @@ impl CdkWallet {
             limiter,
             sent,
             timeout: self.timeout,
+            asked: std::sync::atomic::AtomicUsize::new(0),
             seed: self.seed.clone(),
             keysets: self.keysets.clone(),
         })
@@ -385,6 +387,15 @@ impl Wallet for CdkWallet {
             Box::pin(async move { account.send(amount, include_fee).await })
         })
         .await
+    }
+
+    async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {
+        // The owner's, which the consumer calls without the trait.
+        Self::pending_sends(self).await
+    }
+
+    async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
+        Self::reclaim(self, token).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -249,6 +249,79 @@ pub async fn a_mint_that_is_down_takes_nothing(bench: &dyn Bench) {
     wallet.redeem(payment, &token).await.unwrap();
 }
 
+/// A token that was sent is pending until somebody has redeemed it.
+pub async fn a_sent_token_is_pending_until_it_is_redeemed(bench: &dyn Bench) {
+    bench.fund(500).await;
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    assert_eq!(wallet.pending_sends().await.unwrap(), []);
+    let sent = wallet.send(&mint, &Unit::Sat, sat(100), false).await;
+    let sent = sent.unwrap();
+    wallet.recover().await.unwrap();
+    let pending = wallet.pending_sends().await.unwrap();
+    assert_eq!(pending.len(), 1);
+    let told = wallet.inspect(&pending.first().unwrap().token).unwrap();
+    assert_eq!((told.face, told.ys), (sent.face, sent.ys));
+    let payment = told.payment;
+    bench.other().redeem(payment, &sent.token).await.unwrap();
+    wallet.recover().await.unwrap();
+    assert_eq!(wallet.pending_sends().await.unwrap(), []);
+    let error = wallet.reclaim(&sent.token).await.unwrap_err();
+    assert!(matches!(
+        error,
+        WalletError::Spent | WalletError::Refused(_)
+    ));
+}
+
+/// What nobody redeemed comes back, less the mint's fee, once; what somebody
+/// has redeemed does not.
+pub async fn takes_back_what_nobody_redeemed(bench: &dyn Bench) {
+    bench.fund(500).await;
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    let sent = wallet.send(&mint, &Unit::Sat, sat(100), false).await;
+    let (sent, before) = (sent.unwrap(), balance(wallet, bench).await);
+    bench.set_down(true).await;
+    let error = wallet.reclaim(&sent.token).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    assert_eq!(wallet.pending_sends().await.unwrap().len(), 1);
+    bench.set_down(false).await;
+    let back = wallet.reclaim(&sent.token).await.unwrap();
+    assert!(back < sent.face && !back.is_zero(), "{back}");
+    assert_eq!(before.checked_add(back), Some(balance(wallet, bench).await));
+    assert_eq!(wallet.pending_sends().await.unwrap(), []);
+    let payment = wallet.inspect(&sent.token).unwrap().payment;
+    let late = bench.other().redeem(payment, &sent.token).await;
+    assert_eq!(late, Err(WalletError::Spent));
+    let again = wallet.reclaim(&sent.token).await.unwrap_err();
+    assert!(matches!(again, WalletError::Refused(_)), "{again:?}");
+
+    let taken = wallet.send(&mint, &Unit::Sat, sat(50), false).await;
+    let taken = taken.unwrap();
+    let payment = wallet.inspect(&taken.token).unwrap().payment;
+    bench.other().redeem(payment, &taken.token).await.unwrap();
+    let before = balance(wallet, bench).await;
+    assert_eq!(wallet.reclaim(&taken.token).await, Err(WalletError::Spent));
+    assert_eq!(balance(wallet, bench).await, before);
+}
+
+/// Our own token can be redeemed like any other, once, and is pending no more.
+pub async fn redeems_its_own_token(bench: &dyn Bench) {
+    bench.fund(500).await;
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    let sent = wallet.send(&mint, &Unit::Sat, sat(100), false).await;
+    let (sent, before) = (sent.unwrap(), balance(wallet, bench).await);
+    let payment = wallet.inspect(&sent.token).unwrap().payment;
+    let state = wallet.redemption(payment, &sent.token).await.unwrap();
+    assert_eq!(state, RedemptionState::NotDone);
+    let redeemed = wallet.redeem(payment, &sent.token).await.unwrap();
+    assert_eq!(redeemed.net.checked_add(redeemed.fee), Some(sent.face));
+    let state = wallet.redemption(payment, &sent.token).await.unwrap();
+    assert_eq!(state, RedemptionState::Done(redeemed));
+    wallet.recover().await.unwrap();
+    assert_eq!(wallet.pending_sends().await.unwrap(), []);
+    let after = balance(wallet, bench).await;
+    assert_eq!(before.checked_add(redeemed.net), Some(after));
+}
+
 /// The facts name the mint, the unit and a fee that explains what redeeming costs.
 pub async fn states_the_fee(bench: &dyn Bench) {
     let wallet = bench.wallet();
@@ -282,6 +355,9 @@ macro_rules! wallet_conformance {
             sends_no_more_than_it_has
             refuses_what_the_fee_eats
             a_mint_that_is_down_takes_nothing
+            a_sent_token_is_pending_until_it_is_redeemed
+            takes_back_what_nobody_redeemed
+            redeems_its_own_token
             states_the_fee
         );
     };

@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
-    MintFacts, MintUrl, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
-    Unit, Wallet, WalletError,
+    MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
+    TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::time::Timestamp;
 use crate::protocol::MAX_TOKEN;
 
 /// What the fake's tokens begin with.
@@ -70,6 +71,13 @@ impl FakeToken {
     }
 }
 
+/// What is done, and its answer held back for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Send,
+    Redeem,
+}
+
 #[derive(Debug, Default)]
 struct MintState {
     next: u64,
@@ -82,6 +90,8 @@ struct MintState {
     lose_redeem: bool,
     unknown_for: u32,
     fail_send: Option<WalletError>,
+    lose_send: bool,
+    hold: Option<Hold>,
     redeem_calls: BTreeMap<PaymentId, u32>,
     checks: u32,
 }
@@ -134,7 +144,7 @@ impl FakeMint {
         self.lock().fail_redeem = Some(error);
     }
 
-    /// The next `redeem` takes the money, and its answer is lost.
+    /// The next `redeem` or `reclaim` takes the money, and its answer is lost.
     pub fn lose_next_redeem(&self) {
         self.lock().lose_redeem = true;
     }
@@ -147,6 +157,22 @@ impl FakeMint {
     /// The next `send` fails like this and takes nothing.
     pub fn fail_next_send(&self, error: WalletError) {
         self.lock().fail_send = Some(error);
+    }
+
+    /// The next `send` makes its token, and its answer is lost.
+    pub fn lose_next_send(&self) {
+        self.lock().lose_send = true;
+    }
+
+    /// The next `send` makes its token and never answers: for a process that dies
+    /// there.
+    pub fn hold_next_send(&self) {
+        self.lock().hold = Some(Hold::Send);
+    }
+
+    /// The next `redeem` takes the money and never answers.
+    pub fn hold_next_redeem(&self) {
+        self.lock().hold = Some(Hold::Redeem);
     }
 
     /// A new token over `amount` in sat (rounded up), in nobody's wallet.
@@ -211,6 +237,21 @@ impl FakeMint {
         }
     }
 
+    /// Waits for ever where that was asked for.
+    async fn held(&self, what: Hold) {
+        let hold = {
+            let mut state = self.lock();
+            let hold = state.hold == Some(what);
+            if hold {
+                state.hold = None;
+            }
+            hold
+        };
+        if hold {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits as long as the mint takes; fails where it is down by then.
     async fn ask(&self) -> Result<(), WalletError> {
         let delay = self.lock().delay;
@@ -251,6 +292,9 @@ fn in_msat(unit: &Unit, amount: u64) -> Result<Msat, WalletError> {
 struct Books {
     holdings: BTreeMap<(MintUrl, Unit), Msat>,
     done: BTreeMap<PaymentId, Redeemed>,
+    sent: BTreeMap<PaymentId, PendingSend>,
+    /// Since when tokens are made, as this wallet tells; it has no clock.
+    now: Timestamp,
 }
 
 /// A wallet in memory at some [`FakeMint`]s. Keep it over a simulated restart:
@@ -273,6 +317,11 @@ impl FakeWallet {
     /// Gives the wallet ecash from nowhere.
     pub fn fund(&self, mint: &MintUrl, unit: &Unit, amount: Msat) {
         self.credit(mint, unit, amount);
+    }
+
+    /// Tokens are made at this instant from now on; the epoch at first.
+    pub fn set_time(&self, now: Timestamp) {
+        self.lock().now = now;
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -404,6 +453,7 @@ impl Wallet for FakeWallet {
         };
         self.credit(&info.mint, &info.unit, redeemed.net);
         self.lock().done.insert(info.payment, redeemed);
+        mint.held(Hold::Redeem).await;
         if lost {
             return Err(WalletError::OutcomeUnknown(
                 "the connection was closed".to_owned(),
@@ -470,6 +520,23 @@ impl Wallet for FakeWallet {
         let name = super::token::unit_name(unit);
         let token = fake.issue(name, face_units).encode();
         let info = self.inspect(&token)?;
+        {
+            let mut books = self.lock();
+            let sent = PendingSend {
+                token: token.clone(),
+                mint: info.mint.clone(),
+                unit: info.unit.clone(),
+                face,
+                created: books.now,
+            };
+            books.sent.insert(info.payment, sent);
+        }
+        fake.held(Hold::Send).await;
+        if std::mem::take(&mut fake.lock().lose_send) {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
+        }
         Ok(SentToken {
             token,
             mint: info.mint,
@@ -484,7 +551,49 @@ impl Wallet for FakeWallet {
         Ok(self.lock().holdings.clone())
     }
 
+    async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {
+        Ok(self.lock().sent.values().cloned().collect())
+    }
+
+    async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
+        let (token, info, mint) = self.read(token)?;
+        if !self.lock().sent.contains_key(&info.payment) {
+            return Err(WalletError::Refused("no such token is pending".to_owned()));
+        }
+        mint.ask().await?;
+        let (redeemed, lost) = {
+            let mut state = mint.lock();
+            if spent(&state, &token) {
+                return Err(WalletError::Spent);
+            }
+            let redeemed = Self::after_fee(&state, &token, &info)?;
+            for id in token.ids() {
+                state.spent.insert(id, true);
+            }
+            (redeemed, std::mem::take(&mut state.lose_redeem))
+        };
+        self.credit(&info.mint, &info.unit, redeemed.net);
+        self.lock().sent.remove(&info.payment);
+        if lost {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
+        }
+        Ok(redeemed.net)
+    }
+
     async fn recover(&self) -> Result<Recovery, WalletError> {
+        let sent: Vec<_> = self.lock().sent.clone().into_iter().collect();
+        for (payment, pending) in sent {
+            let (token, _, mint) = self.read(&pending.token)?;
+            let gone = {
+                let state = mint.lock();
+                !state.down && spent(&state, &token)
+            };
+            if gone {
+                self.lock().sent.remove(&payment);
+            }
+        }
         Ok(Recovery::default())
     }
 }

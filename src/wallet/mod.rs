@@ -17,6 +17,7 @@ mod owner;
 mod recovery;
 mod resync;
 pub mod seed;
+mod sends;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::time::Timestamp;
 
 pub use token::{MAX_PROOFS, normalise, read_info};
 
@@ -91,6 +93,30 @@ pub struct SentToken {
 impl std::fmt::Debug for SentToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SentToken")
+            .field("mint", &self.mint)
+            .field("face", &self.face)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token that was made and is not known to be redeemed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PendingSend {
+    /// The token. Money: never logged.
+    pub token: String,
+    /// Its mint.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl std::fmt::Debug for PendingSend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingSend")
             .field("mint", &self.mint)
             .field("face", &self.face)
             .finish_non_exhaustive()
@@ -247,6 +273,22 @@ pub trait Wallet: Send + Sync {
         amount: Msat,
         include_fee: bool,
     ) -> Result<SentToken, WalletError>;
+
+    /// Tokens that this wallet made and that it does not know to be redeemed;
+    /// [`recover`](Self::recover) asks the mints about them. No mint is asked.
+    ///
+    /// # Errors
+    /// `Store`.
+    async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError>;
+
+    /// Takes a token back that this wallet made, if nobody has redeemed it
+    /// (NUT-03). Gives what came back, less the mint's fee. Safe to call again.
+    ///
+    /// # Errors
+    /// As `inspect`; `Spent`: somebody has redeemed it. `Refused`: it is not among
+    /// the pending ones, or the mint refuses. `MintDown`: nothing sent.
+    /// `OutcomeUnknown`: `recover` finishes it, and then it is pending or not.
+    async fn reclaim(&self, token: &str) -> Result<Msat, WalletError>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

@@ -9,7 +9,7 @@ use cdk::nuts::PaymentMethod;
 use super::cdk_wallet::{Actor, CdkWallet};
 use super::errors::{maybe_sent, nothing_sent, store};
 use super::token;
-use super::{MintUrl, ProofsState, Redeemed, Unit, Wallet, WalletError};
+use super::{MintUrl, PendingSend, ProofsState, Redeemed, Unit, Wallet, WalletError};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -29,30 +29,6 @@ pub struct MintQuote {
     pub bolt11: String,
     /// When the invoice expires; `None`: the mint did not say.
     pub expires_at: Option<Timestamp>,
-}
-
-/// A token that was made and is not known to be redeemed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PendingSend {
-    /// The token. Money: never logged.
-    pub token: String,
-    /// Its mint.
-    pub mint: MintUrl,
-    /// Its unit.
-    pub unit: Unit,
-    /// Sum of its proofs.
-    pub face: Msat,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
-impl std::fmt::Debug for PendingSend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PendingSend")
-            .field("mint", &self.mint)
-            .field("face", &self.face)
-            .finish_non_exhaustive()
-    }
 }
 
 impl CdkWallet {

@@ -15,9 +15,8 @@ use cdk_common::wallet::{
 
 use super::account::{Account, Trace, overlap, points, ys_of};
 use super::errors::{nothing_sent, store};
-use super::owner::PendingSend;
 use super::token::Read;
-use super::{ProofsState, Recovery, Redeemed, RedemptionState, WalletError};
+use super::{PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, WalletError};
 use crate::core::money::Msat;
 
 /// The wallet's seed; not shown.
@@ -57,7 +56,9 @@ impl Account {
     /// Ends the open sagas, as far as the mint answers.
     async fn settle(&self) -> Result<Recovery, WalletError> {
         let (before, waiting) = self.unfinished().await?;
-        if before.is_empty() && waiting == 0 {
+        if before.is_empty() {
+            // cdk would ask about each of them in a request of its own.
+            self.close_spent(&waiting).await?;
             return self.resynced(Recovery::default()).await;
         }
         // Sends are not undone before the mint can be asked about their proofs.
@@ -202,9 +203,9 @@ impl Account {
         self.check(&ys).await
     }
 
-    /// Open sagas that have an end to be brought to, and how many have none: a
+    /// Open sagas that have an end to be brought to, and those that have none: a
     /// token that was sent waits for its receiver.
-    async fn unfinished(&self) -> Result<(Vec<WalletSaga>, usize), WalletError> {
+    async fn unfinished(&self) -> Result<(Vec<WalletSaga>, Vec<WalletSaga>), WalletError> {
         let is_waiting = |saga: &WalletSaga| {
             matches!(
                 saga.state,
@@ -213,7 +214,7 @@ impl Account {
         };
         let (waiting, open): (Vec<_>, Vec<_>) =
             self.sagas().await?.into_iter().partition(is_waiting);
-        Ok((open, waiting.len()))
+        Ok((open, waiting))
     }
 
     /// All open sagas of this account.

@@ -191,6 +191,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
                 leases_per_key: 4,
                 grace_seconds: 60,
                 pow_bits: 0,
+                refund_keep_seconds: 0,
             },
             not_enforced: Vec::new(),
             outgoing_network: false,

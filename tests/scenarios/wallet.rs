@@ -16,6 +16,8 @@ use tokio::sync::Mutex;
 
 use crate::support::proxy::{Fault, Proxy};
 
+mod sends;
+
 const SWAP: &str = "/v1/swap";
 
 fn options(dir: &Path, seed: u8, urls: &[&str]) -> WalletOptions {

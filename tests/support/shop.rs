@@ -23,11 +23,13 @@ use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::paygress::ports;
+use satlet::provider::refunds;
 use satlet::provider::settings::{
-    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RequestPolicy, Settings,
-    Template, Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy, RequestPolicy,
+    Settings, Template, Timing,
 };
 use satlet::provider::stores::Stores;
+use satlet::provider::strays;
 use satlet::relay::{Channel, InboxStore, Incoming};
 use satlet::wallet::fake::{FakeMint, FakeWallet};
 
@@ -61,7 +63,11 @@ struct Running {
 
 /// All that is done now and then.
 async fn sweep(ctx: Arc<Ctx>) {
-    tokio::join!(actors::sweep(Arc::clone(&ctx)), ports::keep(ctx));
+    tokio::join!(
+        actors::sweep(Arc::clone(&ctx)),
+        ports::keep(Arc::clone(&ctx)),
+        refunds::run(ctx)
+    );
 }
 
 /// Ports that nobody really listens on.
@@ -175,6 +181,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         sell_unenforced: false,
         paygress: None,
         backend: BackendSetting::Fake,
+        refunds: RefundPolicy::default(),
         creates: 64,
     }
 }
@@ -192,8 +199,11 @@ impl Shop {
         let mut settings = settings(dir.path(), MINT);
         change(&mut settings);
         let clock = TokioClock::starting_at(OPENING);
+        let wallet = FakeWallet::new([mint.clone()]);
+        // No token is older than the ledger.
+        wallet.set_time(Timestamp::from_secs(u64::MAX));
         let mut shop = Self {
-            wallet: FakeWallet::new([mint.clone()]),
+            wallet,
             engine: FakeEngine::new(FakeHost::default()),
             ports: FakePorts::default(),
             dir,
@@ -232,6 +242,7 @@ impl Shop {
             },
             ports: Some(Arc::new(self.ports.clone())),
         });
+        strays::at_start(&ctx).await;
         ports::sync(&ctx).await.unwrap();
         let sweep = tokio::spawn(sweep(Arc::clone(&ctx)));
         let dispatcher = Dispatcher::new(Arc::clone(&ctx));

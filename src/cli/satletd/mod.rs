@@ -12,6 +12,7 @@
 mod check;
 mod init;
 mod leases;
+mod money;
 mod offer;
 mod output;
 mod reload;
@@ -137,6 +138,19 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the running daemon's ecash beside its books.
+    ///
+    /// For each mint and unit: what the wallet can spend, what may have to go back
+    /// (refunds that are owed, credit, time that is not served), and whether the
+    /// one covers the other.
+    Money {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// One JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the offer: what the running daemon publishes, or what would be published.
     Offer {
         /// Which configuration.
@@ -162,6 +176,7 @@ pub fn main(args: &Args) -> ExitCode {
         } => check::check(&mut output, config, *json, !*offline, *strict),
         Command::Reload { config } => reload::reload(&mut output, config),
         Command::Leases { config, json } => leases::leases(&mut output, config, *json),
+        Command::Money { config, json } => money::money(&mut output, config, *json),
         Command::Offer { config, json } => offer::offer(&mut output, config, *json),
     };
     let exit = done.unwrap_or_else(|error| {

@@ -15,6 +15,7 @@ fn satletd(line: &[&str]) -> (Exit, String, String) {
     let done = match &args.command {
         Command::Init(args) => init::init(&mut output, args),
         Command::Leases { config, json } => leases::leases(&mut output, config, *json),
+        Command::Money { config, json } => money::money(&mut output, config, *json),
         _ => panic!("not here"),
     };
     drop(output);
@@ -149,13 +150,67 @@ fn asking_ends_where_nobody_answers() {
 }
 
 #[test]
-fn leases_without_a_daemon_say_so() {
+fn leases_and_money_without_a_daemon_say_so() {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path(), &FLAGS);
     let config = dir.path().join("etc/provider.json");
-    let (exit, out, err) = satletd(&["leases", "--json", "--config", config.to_str().unwrap()]);
-    assert_eq!((exit, out.as_str()), (Exit::NotRunning, ""));
-    assert!(err.contains("satletd run"), "{err}");
+    for command in ["leases", "money"] {
+        let (exit, out, err) = satletd(&[command, "--json", "--config", config.to_str().unwrap()]);
+        assert_eq!((exit, out.as_str()), (Exit::NotRunning, ""));
+        assert!(err.contains("satletd run"), "{err}");
+    }
+}
+
+#[test]
+fn money_says_whether_it_covers_what_may_have_to_go_back() {
+    use crate::core::money::Msat;
+    use crate::core::time::Timestamp;
+    use crate::provider::control::{MoneyView, PurseView};
+
+    let purse = PurseView {
+        mint: "https://evil\u{1b}[2J".to_owned(),
+        unit: "sat".to_owned(),
+        balance_msat: Msat::new(50_000),
+        owed_msat: Msat::new(1_000),
+        unclaimed_msat: Msat::new(7_000),
+        credit_msat: Msat::new(500),
+        unserved_msat: Msat::new(40_000),
+        float_msat: Msat::new(41_500),
+        earned_msat: -1_500,
+        withdrawn_msat: Msat::ZERO,
+        mint_fees_msat: Msat::new(3_000),
+        short_msat: Msat::ZERO,
+        short_since: None,
+    };
+    let shown = |purse: PurseView| {
+        let money = MoneyView {
+            purses: vec![purse],
+            ..MoneyView::default()
+        };
+        money::render(&money)
+    };
+    let lines = shown(purse.clone());
+    assert_eq!(lines[0], "https://evil\\u{1b}[2J (sat)");
+    let line = |lines: &[String], name: &str| {
+        let found = lines.iter().find(|line| line.trim().starts_with(name));
+        found
+            .unwrap_or_else(|| panic!("no {name}: {lines:?}"))
+            .clone()
+    };
+    assert!(line(&lines, "float needed").contains("41.5 sat"));
+    assert!(line(&lines, "earned").contains("-1.5 sat"));
+    assert!(line(&lines, "solvent").ends_with("yes"));
+    let short = PurseView {
+        balance_msat: Msat::new(40_000),
+        short_msat: Msat::new(1_500),
+        short_since: Some(Timestamp::from_secs(1_790_000_000)),
+        ..purse
+    };
+    let lines = shown(short);
+    let solvent = line(&lines, "solvent");
+    assert!(solvent.contains("short by 1.5 sat"), "{solvent}");
+    assert!(solvent.contains("since 2026-09-21T14:13:20Z"), "{solvent}");
+    assert_eq!(money::render(&MoneyView::default()), ["No money yet."]);
 }
 
 #[test]

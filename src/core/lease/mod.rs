@@ -17,11 +17,13 @@ use super::money::Msat;
 use super::pricing::{Tier, purchase};
 use super::time::Timestamp;
 
+mod dues;
 mod next;
 mod refund;
 #[cfg(test)]
 mod tests;
 
+pub use dues::{Dues, Purse};
 pub use next::{Pace, Plan, Step};
 pub use refund::{Refund, RefundState};
 
@@ -138,13 +140,14 @@ pub struct Books {
     pub served: Msat,
     /// Refunds that are owed and not yet made.
     pub owed: Msat,
-    /// Face of the refund tokens made.
+    /// Face of the refund tokens made, but for those that were taken back.
     pub refunded: Msat,
-    /// What making them cost.
+    /// What making them cost, and taking them back.
     pub refund_fees: Msat,
     /// What the provider bore of all fees, and rounding in the consumer's favour.
     pub absorbed: Msat,
-    /// Below the price of a second, or too little for a token.
+    /// The owner's, in our wallet: below the price of a second, too little for a
+    /// token, or a refund that was taken back.
     pub credit: Msat,
 }
 

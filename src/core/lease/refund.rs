@@ -1,10 +1,20 @@
 //! Money that goes back: owed, then made into a token once, then delivered as
-//! often as it takes.
+//! often as it takes, until the mint says that its owner has it. What nobody has
+//! taken for a time that the offer tells is taken back, and is credit.
+//!
+//! ```text
+//! Owed --made--> Made --spent by its owner--> Claimed
+//!  |              | ^                            ^
+//!  |too little    | |nothing was taken           |its owner was faster
+//!  v          kept long enough ----> TakingBack -+-- redeemed --> TakenBack
+//! Credited
+//! ```
 
 use serde::{Deserialize, Serialize};
 
 use super::Lease;
 use crate::core::money::Msat;
+use crate::core::time::Timestamp;
 
 /// Money that goes back to the owner of a lease.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +47,36 @@ pub enum RefundState {
         token: String,
         /// Its face.
         face: Msat,
+        /// When it was made. `None` in rows of an older version, which told
+        /// nobody how long it keeps a refund: such a one is kept for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
+    },
+    /// The mint says that its token is spent. The token is forgotten.
+    Claimed {
+        /// The token's face.
+        face: Msat,
+        /// When that was known.
+        at: Timestamp,
+    },
+    /// Nobody has taken it for long, and our own redemption of its token has
+    /// begun, or is about to. Its owner is not shown the token any more.
+    TakingBack {
+        /// The token. Money: never shown.
+        token: String,
+        /// Its face.
+        face: Msat,
+        /// When it was made.
+        made: Timestamp,
+    },
+    /// Redeemed by us. What came of it is in the lease's credit.
+    TakenBack {
+        /// The token's face.
+        face: Msat,
+        /// What became credit: the face less what the mint kept.
+        net: Msat,
+        /// When.
+        at: Timestamp,
     },
     /// Too little for a token; it is in the lease's credit.
     Credited,
@@ -47,6 +87,9 @@ impl std::fmt::Debug for Refund {
         let state = match self.state {
             RefundState::Owed => "owed",
             RefundState::Made { .. } => "made",
+            RefundState::Claimed { .. } => "claimed",
+            RefundState::TakingBack { .. } => "taking-back",
+            RefundState::TakenBack { .. } => "taken-back",
             RefundState::Credited => "credited",
         };
         f.debug_struct("Refund")
@@ -64,6 +107,31 @@ impl Refund {
             self.owed
         } else {
             Msat::ZERO
+        }
+    }
+
+    /// Face of its token, while that is neither claimed nor taken back: it has
+    /// left our wallet and may yet come back to it.
+    pub fn is_out(&self) -> Option<Msat> {
+        match self.state {
+            RefundState::Made { face, .. } | RefundState::TakingBack { face, .. } => Some(face),
+            _ => None,
+        }
+    }
+
+    /// Its token, while something may come of it.
+    pub fn token(&self) -> Option<&str> {
+        match &self.state {
+            RefundState::Made { token, .. } | RefundState::TakingBack { token, .. } => Some(token),
+            _ => None,
+        }
+    }
+
+    /// When it may be taken back, if `keep` seconds are what the offer tells.
+    pub fn kept_until(&self, keep: u64) -> Option<Timestamp> {
+        match self.state {
+            RefundState::Made { at, .. } => at.map(|at| at.plus_secs(keep)),
+            _ => None,
         }
     }
 }
@@ -129,23 +197,31 @@ impl Lease {
         Some(())
     }
 
-    /// Books a refund that was made: a token of `face`, which cost `fee` at the
-    /// mint. `None`, and nothing changed, where the refund is not owed or a number
-    /// does not fit.
-    pub fn refund_made(&mut self, id: &str, token: String, face: Msat, fee: Msat) -> Option<()> {
+    /// Books a refund that was made `at` some time: a token of `face`, which cost
+    /// `fee` at the mint. `None`, and nothing changed, where the refund is not
+    /// owed or a number does not fit.
+    pub fn refund_made(
+        &mut self,
+        id: &str,
+        token: String,
+        face: Msat,
+        fee: Msat,
+        at: Timestamp,
+    ) -> Option<()> {
         let mut after = self.clone();
-        after.book_made(id, token, face, fee)?;
+        let at = Some(at);
+        after.book_made(id, RefundState::Made { token, face, at }, face, fee)?;
         *self = after;
         Some(())
     }
 
-    fn book_made(&mut self, id: &str, token: String, face: Msat, fee: Msat) -> Option<()> {
+    fn book_made(&mut self, id: &str, made: RefundState, face: Msat, fee: Msat) -> Option<()> {
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
         let owed = refund.owed;
         if refund.state != RefundState::Owed {
             return None;
         }
-        refund.state = RefundState::Made { token, face };
+        refund.state = made;
         let rest = owed.saturating_sub(face);
         let borne = if refund.our_fault {
             Msat::ZERO
@@ -173,6 +249,79 @@ impl Lease {
         let credit = self.money.credit.checked_add(refund.owed)?;
         refund.state = RefundState::Credited;
         self.money.owed = owed;
+        self.money.credit = credit;
+        Some(())
+    }
+
+    /// Notes that its owner has the money of a refund: its token is spent, and is
+    /// forgotten. The books stay as they are: it was given back when it was made.
+    /// `None`, and nothing changed, where no token is out.
+    pub fn refund_claimed(&mut self, id: &str, at: Timestamp) -> Option<()> {
+        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let face = refund.is_out()?;
+        refund.state = RefundState::Claimed { face, at };
+        Some(())
+    }
+
+    /// Notes, before it is done, that a token which nobody has taken is redeemed
+    /// by us. `None`, and nothing changed, where it is not made, or not `keep`
+    /// seconds old at `now`.
+    pub fn refund_take_back(&mut self, id: &str, keep: u64, now: Timestamp) -> Option<()> {
+        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        if refund.kept_until(keep)? > now {
+            return None;
+        }
+        let RefundState::Made { token, face, at } = &mut refund.state else {
+            return None;
+        };
+        refund.state = RefundState::TakingBack {
+            token: std::mem::take(token),
+            face: *face,
+            made: (*at)?,
+        };
+        Some(())
+    }
+
+    /// Notes that nothing came of taking a refund back, and that this is certain:
+    /// its token is its owner's as before. `None`, and nothing changed, where it
+    /// was not being taken back.
+    pub fn refund_left(&mut self, id: &str) -> Option<()> {
+        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let RefundState::TakingBack { token, face, made } = &mut refund.state else {
+            return None;
+        };
+        refund.state = RefundState::Made {
+            token: std::mem::take(token),
+            face: *face,
+            at: Some(*made),
+        };
+        Some(())
+    }
+
+    /// Books a refund that was taken back: `net` came into our wallet, the mint
+    /// kept `fee`. It is its owner's credit, less that fee, and never ours.
+    /// `None`, and nothing changed, where it was not being taken back, or the two
+    /// do not make the token's face.
+    pub fn refund_taken_back(
+        &mut self,
+        id: &str,
+        net: Msat,
+        fee: Msat,
+        at: Timestamp,
+    ) -> Option<()> {
+        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let RefundState::TakingBack { face, .. } = refund.state else {
+            return None;
+        };
+        if net.checked_add(fee)? != face {
+            return None;
+        }
+        let refunded = self.money.refunded.checked_sub(face)?;
+        let refund_fees = self.money.refund_fees.checked_add(fee)?;
+        let credit = self.money.credit.checked_add(net)?;
+        refund.state = RefundState::TakenBack { face, net, at };
+        self.money.refunded = refunded;
+        self.money.refund_fees = refund_fees;
         self.money.credit = credit;
         Some(())
     }

@@ -2,6 +2,7 @@ use super::*;
 use crate::core::capacity::Resources;
 
 mod histories;
+mod refunds;
 
 const RATE: u64 = 100;
 
@@ -235,12 +236,19 @@ fn a_stop_gives_back_the_seconds_that_were_not_served_and_the_credit() {
             "token".to_owned(),
             Msat::new(6_000),
             Msat::new(1_000),
+            at(51),
         )
         .unwrap();
     assert_eq!(lease.money.credit, Msat::new(50));
     assert_eq!(lease.money.absorbed, Msat::ZERO);
     assert!(lease.balances(at(50)));
-    let again = lease.refund_made("aaaaaaaaaaaa-1", String::new(), Msat::new(1), Msat::ZERO);
+    let again = lease.refund_made(
+        "aaaaaaaaaaaa-1",
+        String::new(),
+        Msat::new(1),
+        Msat::ZERO,
+        at(52),
+    );
     assert_eq!(again, None, "a refund is made once");
 }
 
@@ -257,7 +265,13 @@ fn what_we_could_not_give_comes_back_whole_with_the_fees_on_us() {
         assert!(refund.our_fault);
         assert_eq!(lease.money.absorbed, Msat::new(1_000));
         lease
-            .refund_made(&refund.id, String::new(), Msat::new(10_000), Msat::new(500))
+            .refund_made(
+                &refund.id,
+                String::new(),
+                Msat::new(10_000),
+                Msat::new(500),
+                at(301),
+            )
             .unwrap();
         assert_eq!(lease.money.absorbed, Msat::new(1_500));
         assert!(lease.balances(at(300)));
@@ -302,7 +316,7 @@ fn a_refund_in_parts_keeps_its_sum() {
         .collect();
     assert_eq!(owed, [("aaaaaaaaaaaa-1", 9_000), ("aaaaaaaaaaaa-2", 1_000)]);
     lease
-        .refund_made(&id, String::new(), Msat::new(9_000), Msat::ZERO)
+        .refund_made(&id, String::new(), Msat::new(9_000), Msat::ZERO, at(6))
         .unwrap();
     assert_eq!(lease.refund_split(&id, Msat::new(1)), None, "it is made");
 }

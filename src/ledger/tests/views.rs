@@ -184,3 +184,63 @@ async fn an_owner_gets_the_open_leases_and_the_newest_of_the_others() {
     drop(ledger);
     assert_eq!(seen(&open(&dir), 3), [1, 6, 7, 8], "after opening again");
 }
+
+#[tokio::test]
+async fn refunds_that_are_out_and_credit_are_known_without_a_scan() {
+    use crate::core::lease::RefundState;
+    use crate::core::money::Msat;
+
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir);
+    let mut row = lease(1, Phase::Active);
+    row.money.credit = Msat::new(7);
+    let ended = rows()["ended"]
+        .as_object()
+        .unwrap()
+        .values()
+        .next()
+        .cloned();
+    let ended: Lease = serde_json::from_value(ended.unwrap()).unwrap();
+    let mut refund = ended.refunds.first().unwrap().clone();
+    let (token, face) = ("t".to_owned(), Msat::new(5));
+    refund.state = RefundState::Made {
+        token,
+        face,
+        at: None,
+    };
+    row.refunds = vec![refund];
+    row.purse = Some(("https://mint.test".to_owned(), "sat".to_owned()));
+    let open_row = row.clone();
+    ledger
+        .write(move |tx| tx.put(&LEASES, "a", &open_row))
+        .await
+        .unwrap();
+    assert_eq!(ledger.with_refunds_out(), ["a"]);
+    assert_eq!(ledger.credits(), [], "it may yet be used up");
+    let over = row.clone();
+    ledger
+        .write(move |tx| {
+            tx.put(&ENDED, "a", &over)?;
+            tx.delete(&LEASES, "a")
+        })
+        .await
+        .unwrap();
+    drop(ledger);
+    let ledger = open(&dir);
+    assert_eq!(ledger.with_refunds_out(), ["a"]);
+    let credit = Credit {
+        owner: row.owner,
+        purse: row.purse.clone().unwrap(),
+        msat: Msat::new(7),
+    };
+    assert_eq!(ledger.credits(), [("a".to_owned(), credit)]);
+    let id = row.refunds.first().unwrap().id.clone();
+    row.refund_claimed(&id, Timestamp::from_secs(9)).unwrap();
+    row.money.credit = Msat::ZERO;
+    ledger
+        .write(move |tx| tx.put(&ENDED, "a", &row))
+        .await
+        .unwrap();
+    assert_eq!(ledger.with_refunds_out(), Vec::<String>::new());
+    assert_eq!(ledger.credits(), []);
+}

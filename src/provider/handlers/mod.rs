@@ -16,12 +16,12 @@ use super::refuse::{self, Refusal};
 use crate::core::ids::{LeaseId, PublicKey};
 use crate::core::lease::Lease;
 use crate::core::payment::Payment;
-use crate::ledger::{self, LedgerError, PROOFS, REQUESTS, Tx, request_key};
+use crate::ledger::{self, LedgerError, PROOFS, REQUESTS, TAKING, Tx, request_key};
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::Answer;
 use crate::protocol::request::{Ask, Request};
 
-pub(super) use quote::mint_terms;
+pub(super) use quote::{mint_terms, unit_name};
 pub(super) use spawn::{buy, priced};
 pub(super) use status::{describe, refund};
 pub(super) use topup::handle as topup;
@@ -130,19 +130,33 @@ fn link(tx: &Tx, payment: &Payment) -> Result<(), LedgerError> {
 /// Claims the payment's proofs for it, for ever.
 fn claim_proofs(tx: &Tx, payment: &Payment) -> Result<(), Stopped> {
     for y in &payment.ys {
-        match tx.get(&PROOFS, y)? {
-            Some(holder) if still_held(tx, holder)? => {
-                return Err(WireError::new(
-                    Code::TokenInUse,
-                    "the token came with another request already",
-                    "ask again with that request's id, or pay with another token",
-                )
-                .into());
-            }
-            _ => tx.put(&PROOFS, y, &payment.id)?,
+        if in_payment(tx, y)? {
+            return Err(WireError::new(
+                Code::TokenInUse,
+                "the token came with another request already",
+                "ask again with that request's id, or pay with another token",
+            )
+            .into());
         }
+        if tx.get(&TAKING, y)?.is_some() {
+            return Err(WireError::new(
+                Code::TokenInUse,
+                "the token is an old refund of ours, which is being taken back",
+                "ask for the status of its lease, or pay with another token",
+            )
+            .into());
+        }
+        tx.put(&PROOFS, y, &payment.id)?;
     }
     Ok(())
+}
+
+/// Whether a payment that was not rejected has the proof with this Y.
+pub(super) fn in_payment(tx: &Tx, y: &str) -> Result<bool, LedgerError> {
+    match tx.get(&PROOFS, y)? {
+        Some(holder) => still_held(tx, holder),
+        None => Ok(false),
+    }
 }
 
 /// Whether a payment still has a claim on its proofs: one that was rejected

@@ -43,10 +43,11 @@ pub(in crate::provider) fn describe(ctx: &Ctx, lease: &Lease) -> LeaseStatus {
     }
 }
 
-/// A refund that has been made, as it goes over the wire.
+/// A refund that has been made and is not known to be taken, as it goes over the
+/// wire.
 pub(in crate::provider) fn refund(refund: &Refund) -> Option<reply::Refund> {
     match &refund.state {
-        RefundState::Made { token, face } => Some(reply::Refund {
+        RefundState::Made { token, face, .. } => Some(reply::Refund {
             refund_id: refund.id.clone(),
             token: token.clone(),
             amount_msat: *face,
@@ -54,6 +55,10 @@ pub(in crate::provider) fn refund(refund: &Refund) -> Option<reply::Refund> {
             unit: refund.unit.clone(),
             why: refund.why.clone(),
         }),
-        RefundState::Owed | RefundState::Credited => None,
+        RefundState::Owed
+        | RefundState::Claimed { .. }
+        | RefundState::TakingBack { .. }
+        | RefundState::TakenBack { .. }
+        | RefundState::Credited => None,
     }
 }

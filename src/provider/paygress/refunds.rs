@@ -54,7 +54,7 @@ fn made(lease: &Lease) -> impl Iterator<Item = &String> {
         .iter()
         .filter_map(|refund| match &refund.state {
             RefundState::Made { token, .. } => Some(token),
-            RefundState::Owed | RefundState::Credited => None,
+            _ => None,
         })
 }
 

@@ -19,6 +19,8 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     let Some(refund) = lease.refunds.iter().find(|refund| refund.id == id) else {
         return Ok(Taken::TryLater);
     };
+    // Until it is booked, or not made, its token is nobody's stray.
+    let _sending = ctx.sends.begin();
     let sent = match amount(ctx, refund).await {
         Ok(Some(amount)) => send(ctx, refund, amount).await,
         Ok(None) => Err(WalletError::TooSmall),
@@ -131,11 +133,11 @@ async fn book(
     id: &str,
     sent: SentToken,
 ) -> Result<Taken, LedgerError> {
-    let name = id.to_owned();
+    let (name, now) = (id.to_owned(), ctx.now());
     tracing::info!(lease = %lease.id, refund = %id, face = %sent.face, fee = %sent.fee, "refund made");
     change(ctx, &lease.id, move |_, lease| {
         lease
-            .refund_made(&name, sent.token, sent.face, sent.fee)
+            .refund_made(&name, sent.token, sent.face, sent.fee, now)
             .ok_or_else(|| not_owed(&name))
     })
     .await?;

@@ -236,7 +236,7 @@ impl World {
                 .unwrap(),
             _ => {
                 self.lease
-                    .refund_made(id, "token".to_owned(), whole, Msat::new(fee))
+                    .refund_made(id, "token".to_owned(), whole, Msat::new(fee), at(self.now))
                     .unwrap();
                 self.model.got_back += whole.get();
             }

@@ -1,0 +1,97 @@
+//! `satletd money`.
+
+use super::output::{Output, clean, table};
+use super::{ConfigArg, Exit, load, runtime};
+use crate::core::money::Msat;
+use crate::provider::control::{Ask, ControlError, MoneyView, PurseView, ask};
+
+pub(super) fn money(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
+    let config = match load(output, arg) {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    let asked = runtime()?.block_on(ask::<MoneyView>(&config.settings.data_dir, Ask::Money));
+    match asked {
+        Ok(money) if json => output.json(&money)?,
+        Ok(money) => {
+            for line in render(&money) {
+                output.line(&line)?;
+            }
+        }
+        Err(error @ ControlError::NotRunning(_)) => {
+            output.tell(&format!("{error}; start it with `satletd run`."));
+            return Ok(Exit::NotRunning);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn render(money: &MoneyView) -> Vec<String> {
+    let mut lines = Vec::new();
+    for purse in &money.purses {
+        lines.push(format!("{} ({})", clean(&purse.mint), clean(&purse.unit)));
+        lines.extend(table(&rows(purse)));
+        lines.push(String::new());
+    }
+    if money.purses.is_empty() {
+        lines.push("No money yet.".to_owned());
+        return lines;
+    }
+    lines.push(format!(
+        "In all: received {} after mint fees, served {}, given back {}.",
+        money.received_msat, money.served_msat, money.refunded_msat
+    ));
+    lines
+}
+
+fn rows(purse: &PurseView) -> Vec<Vec<String>> {
+    let row =
+        |name: &str, amount: String, what: &str| vec![format!("  {name}"), amount, what.to_owned()];
+    let sum = |name: &str, amount: Msat, what: &str| row(name, amount.to_string(), what);
+    let solvent = match (purse.short_msat.is_zero(), purse.short_since) {
+        (true, _) => row("solvent", "yes".to_owned(), ""),
+        (false, None) => row("solvent", format!("short by {}", purse.short_msat), ""),
+        (false, Some(since)) => {
+            let short = format!("short by {}", purse.short_msat);
+            row("solvent", short, &format!("since {since}"))
+        }
+    };
+    vec![
+        sum("balance", purse.balance_msat, "what the wallet can spend"),
+        sum("owed", purse.owed_msat, "refunds that are still to be made"),
+        sum(
+            "credit",
+            purse.credit_msat,
+            "what belongs to owners of leases",
+        ),
+        sum(
+            "unserved",
+            purse.unserved_msat,
+            "time that is paid and not served",
+        ),
+        sum(
+            "float needed",
+            purse.float_msat,
+            "what may have to go back: the three above",
+        ),
+        solvent,
+        sum(
+            "unclaimed",
+            purse.unclaimed_msat,
+            "refund tokens that nobody has taken yet",
+        ),
+        row(
+            "earned",
+            signed(purse.earned_msat),
+            "time served, less the fees that you bore",
+        ),
+        sum("withdrawn", purse.withdrawn_msat, "what was taken out"),
+        sum("mint fees", purse.mint_fees_msat, "what the mint kept"),
+    ]
+}
+
+fn signed(msat: i64) -> String {
+    let sign = if msat < 0 { "-" } else { "" };
+    format!("{sign}{}", Msat::new(msat.unsigned_abs()))
+}

@@ -1,0 +1,162 @@
+//! What becomes of a refund after it was made.
+
+use super::*;
+
+const KEEP: u64 = 1_000;
+const ID: &str = "aaaaaaaaaaaa-1";
+
+/// A lease that was stopped, with a refund of 6 sat made at second 50.
+fn made() -> Lease {
+    let mut lease = after(&active());
+    lease.on(Event::StopAsked(request(7)), at(20)).unwrap();
+    lease.on(Event::StopBegun, at(20)).unwrap();
+    lease.on(Event::Destroyed, at(30)).unwrap();
+    let (face, fee) = (Msat::new(6_000), Msat::new(1_000));
+    lease
+        .refund_made(ID, "token".to_owned(), face, fee, at(50))
+        .unwrap();
+    lease
+}
+
+fn state(lease: &Lease) -> &RefundState {
+    &lease.refunds[0].state
+}
+
+#[test]
+fn a_claimed_refund_forgets_its_token_and_moves_no_money() {
+    let mut lease = made();
+    let money = lease.money;
+    assert_eq!(lease.refunds[0].is_out(), Some(Msat::new(6_000)));
+    lease.refund_claimed(ID, at(90)).unwrap();
+    let (face, at) = (Msat::new(6_000), at(90));
+    assert!(*state(&lease) == RefundState::Claimed { face, at });
+    assert_eq!(lease.refunds[0].token(), None);
+    assert_eq!(lease.refunds[0].is_out(), None);
+    assert_eq!(lease.money, money);
+    assert!(lease.balances(at));
+    assert_eq!(lease.refund_claimed(ID, at), None, "once");
+    assert_eq!(lease.refund_take_back(ID, 0, at), None, "it is not ours");
+}
+
+#[test]
+fn what_is_taken_back_is_its_owners_credit_less_the_mints_fee() {
+    let mut lease = made();
+    let before = lease.money;
+    assert_eq!(lease.refund_take_back(ID, KEEP, at(50 + KEEP - 1)), None);
+    lease.refund_take_back(ID, KEEP, at(50 + KEEP)).unwrap();
+    assert_eq!(lease.money, before, "nothing is booked before it is done");
+    let late = at(50 + KEEP);
+    let (net, fee) = (Msat::new(5_000), Msat::new(1_000));
+    let twice = Msat::new(2_000);
+    assert_eq!(lease.refund_taken_back(ID, net, twice, late), None);
+    lease.refund_taken_back(ID, net, fee, late).unwrap();
+    assert_eq!(lease.money.refunded, Msat::ZERO);
+    assert_eq!(lease.money.credit.get(), before.credit.get() + 5_000);
+    assert_eq!(lease.money.refund_fees, Msat::new(2_000));
+    assert_eq!(lease.money.served, before.served, "we have earned nothing");
+    assert_eq!(lease.money.absorbed, before.absorbed);
+    assert!(lease.balances(late));
+    assert_eq!(lease.refund_taken_back(ID, net, fee, late), None, "once");
+    assert_eq!(lease.refund_claimed(ID, late), None);
+}
+
+#[test]
+fn a_refund_whose_taking_back_came_to_nothing_is_as_it_was() {
+    let mut lease = made();
+    let before = lease.clone();
+    assert_eq!(lease.refund_left(ID), None, "it was not being taken back");
+    lease.refund_take_back(ID, KEEP, at(5_000)).unwrap();
+    assert_eq!(lease.refund_take_back(ID, KEEP, at(5_000)), None);
+    lease.refund_left(ID).unwrap();
+    assert_eq!(lease, before);
+    // Its owner was faster than we.
+    lease.refund_take_back(ID, KEEP, at(5_000)).unwrap();
+    lease.refund_claimed(ID, at(5_001)).unwrap();
+    assert_eq!(lease.money, before.money);
+}
+
+#[test]
+fn a_refund_that_is_not_made_is_neither_claimed_nor_taken_back() {
+    let mut lease = after(&provisioning());
+    lease.on(Event::Failed("no".to_owned()), at(5)).unwrap();
+    let before = lease.clone();
+    assert_eq!(lease.refund_claimed(ID, at(9)), None);
+    assert_eq!(lease.refund_take_back(ID, 0, at(9)), None);
+    assert_eq!(lease.refund_left(ID), None);
+    let none = Msat::ZERO;
+    assert_eq!(lease.refund_taken_back(ID, none, none, at(9)), None);
+    assert_eq!(lease.refund_claimed("another", at(9)), None);
+    assert_eq!(lease, before);
+}
+
+#[test]
+fn rows_of_an_older_version_are_read_and_their_refunds_kept_for_ever() {
+    let row = r#"{"state":"made","token":"t","face":6000}"#;
+    let old: RefundState = serde_json::from_str(row).unwrap();
+    let (token, face) = ("t".to_owned(), Msat::new(6_000));
+    let undated = RefundState::Made {
+        token,
+        face,
+        at: None,
+    };
+    assert!(old == undated);
+    let mut lease = made();
+    lease.refunds[0].state = old;
+    assert_eq!(lease.refund_take_back(ID, KEEP, at(u64::MAX / 2)), None);
+    lease.refund_claimed(ID, at(9)).unwrap();
+}
+
+#[test]
+fn each_state_is_stored_and_read_and_shows_no_token() {
+    let mut lease = made();
+    let mut states = vec![state(&lease).clone(), RefundState::Owed];
+    lease.refund_take_back(ID, 0, at(60)).unwrap();
+    states.push(state(&lease).clone());
+    let mut taken = lease.clone();
+    let (net, fee) = (Msat::new(5_000), Msat::new(1_000));
+    taken.refund_taken_back(ID, net, fee, at(61)).unwrap();
+    lease.refund_claimed(ID, at(61)).unwrap();
+    states.extend([state(&taken).clone(), state(&lease).clone()]);
+    for state in states {
+        let row = serde_json::to_string(&state).unwrap();
+        let read: RefundState = serde_json::from_str(&row).unwrap();
+        assert!(read == state, "{row}");
+        lease.refunds[0].state = state;
+        let shown = format!("{:?}", lease.refunds[0]);
+        assert!(!shown.contains("token"), "{shown}");
+    }
+}
+
+#[test]
+fn a_refund_is_due_until_it_is_made_and_out_until_it_is_claimed() {
+    let sum = |lease: &Lease| {
+        let dues = lease.dues(at(60)).unwrap().into_iter();
+        dues.fold(Dues::default(), |sum, (purse, dues)| {
+            assert_eq!(purse, ("https://mint.test".to_owned(), "sat".to_owned()));
+            sum.plus(&dues).unwrap()
+        })
+    };
+    assert_eq!(reserved().dues(at(60)), Some(Vec::new()));
+    let running = sum(&after(&active()));
+    assert_eq!(running.float(), Some(Msat::new(4_000)), "40 s are left");
+    assert_eq!(running.served, Msat::new(5_000));
+    let mut lease = after(&active());
+    lease.on(Event::StopAsked(request(7)), at(20)).unwrap();
+    lease.on(Event::StopBegun, at(20)).unwrap();
+    let owed = sum(&lease);
+    assert_eq!((owed.owed, owed.unserved), (Msat::new(8_000), Msat::ZERO));
+    let mut lease = made();
+    let out = sum(&lease);
+    assert_eq!((out.owed, out.out), (Msat::ZERO, Msat::new(6_000)));
+    assert_eq!(out.float(), Some(lease.money.credit));
+    let own = Msat::checked_sum([out.served, out.credit, out.out, out.fees]);
+    assert_eq!(own, Some(Msat::new(10_000)), "all that was paid");
+    let mut taken = lease.clone();
+    lease.refund_claimed(ID, at(60)).unwrap();
+    assert_eq!(sum(&lease).out, Msat::ZERO);
+    taken.refund_take_back(ID, 0, at(60)).unwrap();
+    assert_eq!(sum(&taken), out);
+    let (net, fee) = (Msat::new(5_000), Msat::new(1_000));
+    taken.refund_taken_back(ID, net, fee, at(60)).unwrap();
+    assert_eq!(sum(&taken).float(), out.credit.checked_add(net));
+}
