@@ -198,6 +198,12 @@ impl Ledger {
         self.writer.views(|views| views.due(now, limit, skip))
     }
 
+    /// Has `watch` told of every commit with changes: the tables that it changes,
+    /// and `false` before it, `true` after it. For tests; the first one stays.
+    pub fn watch(&self, watch: impl Fn(&[&str], bool) + Send + Sync + 'static) {
+        self.writer.watch(Box::new(watch));
+    }
+
     /// When the next message of the outbox is due, if any waits.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.writer.views(views::Views::next_due)

@@ -80,6 +80,11 @@ impl Rows {
         self.0.is_empty()
     }
 
+    /// Names of the tables that are changed.
+    pub(super) fn tables(&self) -> Vec<&'static str> {
+        self.0.keys().copied().collect()
+    }
+
     /// What changed of one table.
     pub(super) fn of<V>(
         &self,

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use redb::{Database, Durability, ReadableDatabase};
@@ -38,6 +38,9 @@ type Answer = Box<dyn FnOnce(&Result<(), LedgerError>) + Send>;
 /// A change that waits. Without a batch it is not carried out.
 type Job = Box<dyn FnOnce(Option<&mut Batch>) -> Answer + Send>;
 
+/// Told of the tables that a commit changes, before it and after it.
+pub(super) type Watch = Box<dyn Fn(&[&str], bool) + Send + Sync>;
+
 /// The database, its views, and the changes that wait.
 pub(super) struct Writer {
     db: Database,
@@ -45,6 +48,7 @@ pub(super) struct Writer {
     queue: Mutex<Queue>,
     /// Told when there are [`ENOUGH`].
     enough: Condvar,
+    watch: OnceLock<Watch>,
     places: Arc<Semaphore>,
 }
 
@@ -62,6 +66,7 @@ impl Writer {
             views: RwLock::new(views),
             queue: Mutex::default(),
             enough: Condvar::new(),
+            watch: OnceLock::new(),
             places: Arc::new(Semaphore::new(QUEUE)),
         })
     }
@@ -132,6 +137,19 @@ impl Writer {
         !queue.at_work
     }
 
+    /// Has `watch` told of every commit; the first one stays.
+    pub(super) fn watch(&self, watch: Watch) {
+        drop(self.watch.set(watch));
+    }
+
+    fn tell(&self, rows: &Rows, done: bool) {
+        if let Some(watch) = self.watch.get()
+            && !rows.is_empty()
+        {
+            watch(&rows.tables(), done);
+        }
+    }
+
     /// Carries out a batch and commits it.
     fn run(&self, jobs: Vec<Job>) -> (Vec<Answer>, Result<(), LedgerError>) {
         let base = match self.read() {
@@ -145,7 +163,9 @@ impl Writer {
         let answers = jobs.into_iter().map(|job| job(Some(&mut batch))).collect();
         // The look at what was there ends here, so that its pages can be freed.
         let rows = batch.into_rows();
+        self.tell(&rows, false);
         let done = commit(&self.db, &rows);
+        self.tell(&rows, true);
         if done.is_ok() {
             let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
             views.apply(&rows);

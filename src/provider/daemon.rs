@@ -286,7 +286,7 @@ pub async fn open_wallet(
 
 /// Brings what an earlier run began at mints to its end, before any request is
 /// taken; a mint that is down is tried again by the upkeep.
-async fn recover(wallet: &dyn Wallet) {
+pub(crate) async fn recover(wallet: &dyn Wallet) {
     match tokio::time::timeout(RECOVER, wallet.recover()).await {
         Ok(Ok(found)) if found.recovered + found.compensated + found.unfinished > 0 => {
             tracing::info!(?found, "the wallet had unfinished operations");

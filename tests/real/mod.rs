@@ -3,6 +3,7 @@
 mod clients;
 mod conformance_docker;
 mod conformance_sandbox;
+mod crash_matrix;
 mod daemon;
 mod demo;
 mod docker;

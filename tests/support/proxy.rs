@@ -19,6 +19,21 @@ pub enum Fault {
     DropResponse,
     /// It is passed on; its answer is never given, the connection stays open.
     HoldResponse,
+    /// It is passed on twice, and the second answer is given.
+    Repeat,
+    /// Half of its answer is given, and the connection is closed.
+    CutResponse,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::DropRequest,
+        Self::DropResponse,
+        Self::HoldResponse,
+        Self::Repeat,
+        Self::CutResponse,
+    ];
 }
 
 #[derive(Default)]
@@ -26,6 +41,20 @@ struct State {
     faults: BTreeMap<String, Fault>,
     seen: BTreeMap<String, u32>,
     delay: Duration,
+    /// What happens to one request of those since this was armed.
+    armed: Option<(String, u32, Fault)>,
+    /// How often each path was asked for since then.
+    since: BTreeMap<String, u32>,
+}
+
+impl State {
+    fn fault(&mut self, path: &str) -> Option<Fault> {
+        *self.seen.entry(path.to_owned()).or_default() += 1;
+        let times = self.since.entry(path.to_owned()).or_default();
+        *times += 1;
+        let armed = self.armed.take_if(|(at, n, _)| at == path && n == times);
+        self.faults.remove(path).or(armed.map(|(.., fault)| fault))
+    }
 }
 
 /// The proxy; ends when it is dropped.
@@ -71,6 +100,20 @@ impl Proxy {
             .unwrap()
             .faults
             .insert(path.to_owned(), fault);
+    }
+
+    /// Counts from here on, and does this to the n-th request of this path.
+    pub fn arm(&self, armed: Option<(String, u32, Fault)>) {
+        let mut state = self.state.lock().unwrap();
+        state.since.clear();
+        state.armed = armed;
+    }
+
+    /// How often each path was asked for since [`arm`](Self::arm), and whether
+    /// what was armed is still to come. Nothing happens any more.
+    pub fn disarm(&self) -> (BTreeMap<String, u32>, bool) {
+        let mut state = self.state.lock().unwrap();
+        (state.since.clone(), state.armed.take().is_some())
     }
 
     /// Waits until a fault has happened.
@@ -126,12 +169,15 @@ async fn carry(
         let path = path_of(&request);
         let (fault, delay) = {
             let mut state = state.lock().unwrap();
-            *state.seen.entry(path.clone()).or_default() += 1;
-            (state.faults.remove(&path), state.delay)
+            (state.fault(&path), state.delay)
         };
         if fault == Some(Fault::DropRequest) {
             struck.notify_one();
             return Ok(());
+        }
+        if fault == Some(Fault::Repeat) {
+            server.write_all(&request).await?;
+            message(&mut server).await?;
         }
         server.write_all(&request).await?;
         let Some(response) = message(&mut server).await? else {
@@ -139,7 +185,11 @@ async fn carry(
         };
         tokio::time::sleep(delay).await;
         match fault {
-            None => client.write_all(&response).await?,
+            None | Some(Fault::Repeat) => client.write_all(&response).await?,
+            Some(Fault::CutResponse) => {
+                struck.notify_one();
+                return client.write_all(&response[..response.len() / 2]).await;
+            }
             Some(Fault::HoldResponse) => {
                 struck.notify_one();
                 std::future::pending::<()>().await;
@@ -153,10 +203,14 @@ async fn carry(
     Ok(())
 }
 
-/// `/v1/swap` of `POST /v1/swap HTTP/1.1`.
+/// `/v1/swap` of `POST /v1/swap HTTP/1.1`; the keys of all keysets are one path.
 fn path_of(request: &[u8]) -> String {
     let head = String::from_utf8_lossy(request);
-    head.split(' ').nth(1).unwrap_or_default().to_owned()
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    match path.strip_prefix("/v1/keys/") {
+        Some(_) => "/v1/keys/*".to_owned(),
+        None => path.to_owned(),
+    }
 }
 
 /// One HTTP/1.1 message with its body by `content-length`; `None` at the end.

@@ -34,7 +34,7 @@ use satlet::relay::inbox::{Inbox, InboxOptions};
 use satlet::relay::session::{RelayOptions, Relays};
 use satlet::relay::{Ack, InboxStore, Incoming, StoreError};
 use satlet::wallet::cdk_wallet::{CdkWallet, WalletMint, WalletOptions};
-use satlet::wallet::{ProofsState, Unit, Wallet};
+use satlet::wallet::{MintUrl, ProofsState, Unit, Wallet};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -91,40 +91,53 @@ impl World {
 
     /// A wallet with so much ecash in it.
     pub(crate) async fn purse(&self, sat: u64) -> Purse {
-        let dir = tempfile::tempdir_in(self.dir.path()).unwrap();
-        let wallet = CdkWallet::open(WalletOptions {
-            dir: dir.path().to_owned(),
-            seed: rand::random(),
-            mints: vec![WalletMint {
-                url: self.mint.url().0,
-                requests_per_minute: 6000,
-            }],
-            timeout: Duration::from_secs(30),
-            allow_any_mint: false,
-        });
-        let wallet = wallet.await.unwrap();
-        self.mint.fund(&wallet, sat).await.unwrap();
-        Purse {
-            wallet,
-            mint: self.mint.url(),
-            _dir: dir,
-        }
+        Purse::at(self.dir.path(), self.mint.url(), sat).await
     }
 }
 
 /// Ecash to pay with.
 pub(crate) struct Purse {
     wallet: CdkWallet,
-    mint: satlet::wallet::MintUrl,
+    mint: MintUrl,
     _dir: TempDir,
 }
 
 impl Purse {
+    /// A wallet with so much ecash of `mint`, in a folder of its own below `dir`.
+    pub(crate) async fn at(dir: &Path, mint: MintUrl, sat: u64) -> Self {
+        let dir = tempfile::tempdir_in(dir).unwrap();
+        let wallet = CdkWallet::open(WalletOptions {
+            dir: dir.path().to_owned(),
+            seed: rand::random(),
+            mints: vec![WalletMint {
+                url: mint.0.clone(),
+                requests_per_minute: 6000,
+            }],
+            timeout: Duration::from_secs(30),
+            allow_any_mint: false,
+        });
+        let wallet = wallet.await.unwrap();
+        let amount = Msat::from_sat(sat).unwrap();
+        let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
+        wallet.mint_wait(&quote, LONG).await.unwrap();
+        Self {
+            wallet,
+            mint,
+            _dir: dir,
+        }
+    }
+
     /// A token of so many sat.
     pub(crate) async fn token(&self, sat: u64) -> String {
         let amount = Msat::from_sat(sat).unwrap();
         let sent = self.wallet.send(&self.mint, &Unit::Sat, amount, false);
         sent.await.unwrap().token
+    }
+
+    /// Redeems a token, as its receiver does.
+    pub(crate) async fn take(&self, token: &str) {
+        let payment = self.wallet.inspect(token).unwrap().payment;
+        self.wallet.redeem(payment, token).await.unwrap();
     }
 
     /// Whether the mint still takes this token.
@@ -546,6 +559,25 @@ impl Daemon {
         }
     }
 
+    /// Starts it with this in its environment, and waits for nothing.
+    pub(crate) fn launch(&mut self, env: &[(&str, String)]) {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.dir.join("log"))
+            .unwrap();
+        let mut run = self.command(&["run"]);
+        run.stdout(Stdio::null()).stderr(log);
+        run.envs(env.iter().map(|(name, value)| (*name, value)));
+        self.child = Some(run.spawn().unwrap());
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// Runs a command of `satletd` on the same configuration to its end.
     pub(crate) fn ask(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
@@ -614,6 +646,42 @@ impl Drop for Daemon {
             });
         });
     }
+}
+
+/// What the wallet of a daemon that does not run holds, and what the tokens are
+/// worth that it has made and that are not among `known`.
+pub(crate) async fn provider_wallet(
+    daemon: &Daemon,
+    known: &std::collections::BTreeSet<&str>,
+) -> (Msat, Msat) {
+    let words = std::fs::read_to_string(daemon.dir.join("mnemonic")).unwrap();
+    let words: bip39::Mnemonic = words.trim().parse().unwrap();
+    let config: Value = serde_json::from_str(&daemon.configuration()).unwrap();
+    let wallet = CdkWallet::open(WalletOptions {
+        dir: daemon.dir.join("data/wallet"),
+        seed: words.to_seed(""),
+        mints: vec![WalletMint {
+            url: config["mints"][0]["url"].as_str().unwrap().to_owned(),
+            requests_per_minute: 6000,
+        }],
+        timeout: Duration::from_secs(30),
+        allow_any_mint: false,
+    });
+    let wallet = wallet.await.unwrap();
+    wallet.recover().await.unwrap();
+    let all = wallet.balances().await.unwrap();
+    let has = Msat::checked_sum(all.into_values()).unwrap();
+    let known: HashSet<String> = known
+        .iter()
+        .flat_map(|token| wallet.inspect(token).unwrap().ys)
+        .collect();
+    let sends = wallet.pending_sends().await.unwrap();
+    let unknown = sends.into_iter().filter(|send| {
+        let ys = wallet.inspect(&send.token).unwrap().ys;
+        !ys.iter().any(|y| known.contains(y))
+    });
+    let orphans = Msat::checked_sum(unknown.map(|send| send.face)).unwrap();
+    (has, orphans)
 }
 
 /// Why no sandbox can run workloads here, if so. An ordinary user's can where

@@ -16,7 +16,9 @@ use super::{ConfigArg, Exit, load};
 use crate::config::{Config, secrets};
 use crate::provider::backend;
 use crate::provider::control::Control;
-use crate::provider::daemon::{Provider, Setup};
+#[cfg(not(feature = "demo"))]
+use crate::provider::daemon::Provider;
+use crate::provider::daemon::Setup;
 use crate::provider::queries::{ProviderQueries, Reload};
 use crate::relay::session::RelayOptions;
 use crate::telemetry;
@@ -87,14 +89,18 @@ async fn start(
     let backend = backend::open(&settings)
         .await
         .context("the backend cannot be opened")?;
-    let provider = Provider::start(Setup {
+    let setup = Setup {
         settings,
         keys: secrets.keys,
         seed: secrets.mnemonic.to_seed(""),
         backend,
         relays: RelayOptions::default(),
-    })
-    .await?;
+    };
+    // Tests have it die at a point of their choice.
+    #[cfg(feature = "demo")]
+    let provider = crate::demo::crash::start(setup).await?;
+    #[cfg(not(feature = "demo"))]
+    let provider = Provider::start(setup).await?;
     // The ledger's lock is held now, so the socket is no living daemon's.
     let control = Control::bind(&data_dir)?;
     let reloader = Reloader::new(path, source, Arc::clone(provider.ctx()));
