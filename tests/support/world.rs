@@ -17,7 +17,7 @@ use satlet::compute::Backend;
 use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost};
 use satlet::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use satlet::consumer::home;
-use satlet::core::ids::{EventId, PublicKey, RequestId};
+use satlet::core::ids::{EventId, PaymentId, PublicKey, RequestId};
 use satlet::core::money::Msat;
 use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
@@ -125,6 +125,11 @@ impl Purse {
         let amount = Msat::from_sat(sat).unwrap();
         let sent = self.wallet.send(&self.mint, &Unit::Sat, amount, false);
         sent.await.unwrap().token
+    }
+
+    /// Redeems a token that somebody gave.
+    pub(crate) async fn redeem(&self, payment: PaymentId, token: &str) {
+        self.wallet.redeem(payment, token).await.unwrap();
     }
 
     /// Whether the mint still takes this token.
