@@ -26,8 +26,8 @@ use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    MintFacts, MintUrl, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
-    Unit, Wallet, WalletError,
+    MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
+    TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -162,6 +162,14 @@ impl Wallet for Mortal<dyn Wallet> {
     ) -> Result<SentToken, WalletError> {
         let sending = self.inner.send(mint, unit, amount, include_fee);
         self.call("send", sending).await
+    }
+
+    async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {
+        self.inner.pending_sends().await
+    }
+
+    async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
+        self.call("reclaim", self.inner.reclaim(token)).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -15,6 +15,7 @@
 //! What is asked all the time (which messages are due, what leases hold) is kept
 //! in memory beside the file.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,10 +36,11 @@ mod writer;
 pub use containers::*;
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
-pub use views::{Credit, Held};
+pub use views::Held;
 
 use crate::core::ids::PublicKey;
-use crate::core::lease::Lease;
+use crate::core::lease::{Lease, Purse};
+use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use writer::Writer;
 
@@ -227,11 +229,16 @@ impl Ledger {
         self.writer.views(views::Views::refunds_out)
     }
 
-    /// Credit that lies on leases that are over, by their keys.
-    pub fn credits(&self) -> Vec<(String, Credit)> {
-        let copy = |(key, credit): (&String, &Credit)| (key.clone(), credit.clone());
-        self.writer
-            .views(|views| views.credits().iter().map(copy).collect())
+    /// Keys of an owner's leases that are over and have credit at this mint and
+    /// unit.
+    pub fn credits_of(&self, owner: &PublicKey, purse: &Purse) -> Vec<String> {
+        self.writer.views(|views| views.credits_of(owner, purse))
+    }
+
+    /// Credit that lies on leases that are over, in all, by mint and unit; `None`
+    /// where a sum does not fit.
+    pub fn credits(&self) -> Option<BTreeMap<Purse, Msat>> {
+        self.writer.views(views::Views::credits)
     }
 
     /// An owner's leases: all that are not archived, and of the others that were

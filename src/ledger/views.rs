@@ -10,7 +10,7 @@ use super::table::{Reader, Rows, Tx};
 use super::{LedgerError, Table};
 use crate::core::capacity::Resources;
 use crate::core::ids::PublicKey;
-use crate::core::lease::{Lease, Phase};
+use crate::core::lease::{Lease, Phase, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -36,14 +36,10 @@ impl Held {
 }
 
 /// Money of a lease's owner that lies on a lease that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credit {
-    /// Whose it is.
-    pub owner: PublicKey,
-    /// Where it lies: mint and unit.
-    pub purse: (String, String),
-    /// How much, more than nothing.
-    pub msat: Msat,
+struct Credit {
+    owner: PublicKey,
+    purse: Purse,
+    msat: Msat,
 }
 
 /// When a message is due, and in which order.
@@ -165,9 +161,21 @@ impl Views {
         self.refunds_out.iter().cloned().collect()
     }
 
-    /// Credit of leases that are over, by key.
-    pub(super) fn credits(&self) -> &BTreeMap<String, Credit> {
-        &self.credits
+    /// Keys of an owner's leases that are over and have credit there.
+    pub(super) fn credits_of(&self, owner: &PublicKey, purse: &Purse) -> Vec<String> {
+        let own = |credit: &Credit| credit.owner == *owner && credit.purse == *purse;
+        let credits = self.credits.iter().filter(|(_, credit)| own(credit));
+        credits.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The sums, by purse.
+    pub(super) fn credits(&self) -> Option<BTreeMap<Purse, Msat>> {
+        let mut sums: BTreeMap<Purse, Msat> = BTreeMap::new();
+        for credit in self.credits.values() {
+            let sum = sums.entry(credit.purse.clone()).or_default();
+            *sum = sum.checked_add(credit.msat)?;
+        }
+        Some(sums)
     }
 
     fn end(&mut self, key: &str, lease: &Lease) {

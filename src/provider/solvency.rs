@@ -2,6 +2,7 @@
 //! back: refunds that are owed, credit, and time that is not served.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use super::ctx::Ctx;
@@ -83,9 +84,9 @@ impl Shortfalls {
             still
         });
         for (purse, missing) in short {
-            if !known.contains_key(&purse) {
-                changes.push(Change::Short(purse.clone(), missing));
-                known.insert(purse, now);
+            if let Entry::Vacant(place) = known.entry(purse) {
+                changes.push(Change::Short(place.key().clone(), missing));
+                place.insert(now);
             }
         }
         changes
@@ -116,12 +117,12 @@ fn floats(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, LedgerError> {
             Ok(true)
         })
     })?;
-    for (_, credit) in ctx.ledger().credits() {
+    for (purse, credit) in ctx.ledger().credits().ok_or_else(too_large)? {
         let dues = Dues {
-            credit: credit.msat,
+            credit,
             ..Dues::default()
         };
-        sums.put(credit.purse, &dues)?;
+        sums.put(purse, &dues)?;
     }
     let floats = sums.0.into_iter().map(|(purse, dues)| {
         let float = dues.float().ok_or_else(too_large)?;

@@ -16,6 +16,7 @@ use crate::ledger::{
     self, ENDED, LEASES, LedgerError, PAYMENTS, WORKLOADS, WorkloadRow, payments_of,
 };
 
+mod credit;
 mod pay;
 mod refund;
 

@@ -12,7 +12,9 @@ use cdk_common::wallet::{Transaction, TransactionDirection, TransactionStatus};
 use super::errors::{maybe_sent, nothing_sent, store};
 use super::token::{self, MAX_PROOFS, Read};
 use super::transport::{Sent, knock};
-use super::{MintFacts, MintUrl, ProofsState, Redeemed, SentToken, Unit, WalletError};
+use super::{
+    MintFacts, MintUrl, ProofsState, Redeemed, RedemptionState, SentToken, Unit, WalletError,
+};
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 
@@ -239,10 +241,13 @@ impl Account {
             return Err(nothing_sent(&error));
         }
         if matches!(error, cdk::Error::TokenAlreadySpent) {
-            // Nobody repeats a swap behind our back and no earlier one of ours
-            // is open, so the mint's answer is about somebody else's (E2).
-            self.forget(&ys).await?;
-            return Err(WalletError::Spent);
+            // By somebody else (E2), or by this swap, where something on the way
+            // sent it twice: who holds our outputs tells.
+            return match self.redemption(read).await {
+                Ok(RedemptionState::Done(redeemed)) => Ok(redeemed),
+                Ok(RedemptionState::SpentElsewhere) => Err(WalletError::Spent),
+                _ => Err(maybe_sent(&error)),
+            };
         }
         Err(maybe_sent(&error))
     }

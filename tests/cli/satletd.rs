@@ -69,6 +69,7 @@ fn help_of_every_command_names_its_options() {
         (vec!["init", "--help"], "--public-host"),
         (vec!["check", "--help"], "--strict"),
         (vec!["leases", "--help"], "--json"),
+        (vec!["money", "--help"], "may have to go back"),
         (vec!["offer", "--help"], "--json"),
     ] {
         let output = satletd(dir.path(), &command);
@@ -116,7 +117,7 @@ fn check_says_everything_that_is_wrong_at_once() {
     let said = text(&output.stderr);
     assert!(said.contains("Did you mean \"tiers\"?"), "{said}");
     // Every command that needs the configuration says the same.
-    for command in ["run", "leases", "offer"] {
+    for command in ["run", "leases", "money", "offer"] {
         let output = satletd(dir.path(), &[command, "--config", path]);
         assert_eq!(output.status.code(), Some(3), "{command}: {output:?}");
     }
@@ -164,10 +165,12 @@ fn secrets_that_others_can_read_stop_every_command() {
 }
 
 #[test]
-fn leases_without_a_daemon_has_an_exit_code_of_its_own() {
-    let (output, _dir) = with_config(&["leases", "--json"]);
-    assert_eq!(output.status.code(), Some(5), "{output:?}");
-    assert!(output.stdout.is_empty());
+fn leases_and_money_without_a_daemon_have_an_exit_code_of_their_own() {
+    for command in ["leases", "money"] {
+        let (output, _dir) = with_config(&[command, "--json"]);
+        assert_eq!(output.status.code(), Some(5), "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]
@@ -231,6 +234,10 @@ fn a_running_daemon_answers_and_ends_at_sigterm() {
     let output = poll(dir.path(), &asked, |output| output.status.success());
     let said = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert_eq!(text(&output.stdout).trim(), "[]", "{output:?} {said}");
+
+    let money = json(&satletd(dir.path(), &["money", "--json", "--config", path]));
+    assert_eq!(money["purses"], serde_json::json!([]), "{money}");
+    assert_eq!(money["received_msat"], 0);
 
     let output = satletd(dir.path(), &["offer", "--json", "--config", path]);
     let offer = json(&output);

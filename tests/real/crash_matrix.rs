@@ -225,8 +225,9 @@ async fn everything_has_ended(daemon: &mut Daemon) {
         .collect();
     let (has, orphans) = provider_wallet(daemon, &known).await;
     // A token that was made when the daemon died, and made again: it is still
-    // ours, and making it twice cost a fee more than is on the books.
-    let fees = if orphans.is_zero() { 0 } else { 2_000 };
+    // ours, or was taken back, and what that cost is on nobody's books.
+    let stray = !orphans.is_zero() || daemon.log().contains("no lease knows of was taken back");
+    let fees = if stray { 3_000 } else { 0 };
     let all = has.get() + orphans.get();
     assert!(
         (earned.saturating_sub(fees)..=earned).contains(&all),
@@ -345,7 +346,7 @@ async fn whatever_the_daemon_dies_at_the_money_is_in_one_place_and_each_request_
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(2, None).await;
+    matrix(1, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,8 @@ use satlet::wallet::{Unit, Wallet, WalletError};
 
 use crate::support::shop::{MINT, Shop, body, key, new_id, spawn, status, stop, topup, until};
 
+mod real_mint;
+
 const DAY: u64 = 24 * 3600;
 /// How long these shops keep refunds.
 const KEEP: u64 = 2 * 3600;
@@ -96,7 +98,10 @@ async fn a_refund_is_delivered_until_its_owner_has_it_and_then_its_token_is_forg
     let (lease, refund) = refunded(&shop, me).await;
     for _ in 0..3 {
         pass(1800).await;
-        assert_eq!(seen(&shop, me, &lease).await.refunds, [refund.clone()]);
+        assert_eq!(
+            seen(&shop, me, &lease).await.refunds,
+            std::slice::from_ref(&refund)
+        );
     }
     shop.mint.spend(&refund.token);
     pass(1200).await;
@@ -439,6 +444,8 @@ async fn a_token_that_is_being_made_is_nobodys_stray() {
         pass(5).await;
     }
     assert!(!shop.mint.is_spent(&token), "somebody waits for it");
+    // Its money has left the wallet and is still owed: that is no shortfall.
+    assert_eq!(solvency::watch(shop.ctx()).await.unwrap(), []);
     // That one gives up; now it is a stray.
     shop.wallet.fund(&shop.mint.url(), &Unit::Sat, sat(200));
     pass(200).await;
@@ -525,4 +532,45 @@ async fn the_operators_view_adds_up() {
     assert_eq!(all, Some(purse.balance_msat));
     assert!(purse.short_msat.is_zero() && purse.short_since.is_none());
     assert!(purse.mint_fees_msat >= sat(3), "{}", purse.mint_fees_msat);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_of_leases_that_are_over_pays_for_the_next_one() {
+    let mut shop = open().await;
+    let (me, other) = (key(1), key(2));
+    let (lease, _) = refunded(&shop, me).await;
+    pass(2 * KEEP).await;
+    assert!(is_taken_back(&shop, &lease));
+    let credit = shop.lease(&lease).money.credit;
+    assert!(credit > sat(90), "{credit}");
+    let plain = shop.spawn(other, 100).await.status.remaining_seconds;
+    assert_eq!(shop.lease(&lease).money.credit, credit, "it is not theirs");
+    // A payment that is not taken takes no credit either.
+    shop.mint
+        .fail_next_redeem(WalletError::Refused("not now".to_owned()));
+    let token = shop.mint.token(sat(100));
+    shop.ask(me, spawn(token)).await.unwrap_err();
+    assert_eq!(shop.lease(&lease).money.credit, credit);
+
+    let next = shop.spawn(me, 100).await.status;
+    let more = next.remaining_seconds - plain;
+    assert!(
+        more.abs_diff(credit.get() / 100) <= 1,
+        "{more} s for {credit}"
+    );
+    let (old, new) = (shop.lease(&lease), shop.lease(&next.lease));
+    assert_eq!(old.money.credit, Msat::ZERO);
+    assert_eq!((old.money.moved, new.money.brought), (credit, credit));
+    let now = shop.ctx().now();
+    assert!(old.balances(now) && new.balances(now));
+    assert_eq!(solvency::watch(shop.ctx()).await.unwrap(), []);
+    shop.crash().await;
+    shop.start().await;
+    let Ok(Answer::Stop(answer)) = shop.ask(me, stop(&next.lease)).await else {
+        panic!()
+    };
+    let back = answer.refund.unwrap().amount_msat;
+    assert!(back > sat(190), "it comes back as money: {back}");
+    let third = shop.spawn(me, 10).await.status;
+    assert!(third.remaining_seconds <= 100, "credit is used once");
 }

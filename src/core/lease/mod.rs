@@ -17,6 +17,7 @@ use super::money::Msat;
 use super::pricing::{Tier, purchase};
 use super::time::Timestamp;
 
+mod credit;
 mod dues;
 mod next;
 mod refund;
@@ -128,7 +129,7 @@ pub struct Lease {
 }
 
 /// The books of one lease. At every commit
-/// `paid + absorbed = mint_fees + served + unserved + owed + refunded + refund_fees + credit`,
+/// `paid + brought + absorbed = mint_fees + served + unserved + owed + refunded + refund_fees + credit + moved`,
 /// where `unserved` follows from the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
@@ -149,6 +150,12 @@ pub struct Books {
     /// The owner's, in our wallet: below the price of a second, too little for a
     /// token, or a refund that was taken back.
     pub credit: Msat,
+    /// Credit that came from leases of the same owner that are over.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub brought: Msat,
+    /// Credit that went to another lease of the same owner.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub moved: Msat,
 }
 
 /// What happened to a lease.
@@ -228,9 +235,16 @@ impl Lease {
     /// What the books hold for time, served or not.
     fn unspent(&self) -> Option<Msat> {
         let b = &self.money;
-        let elsewhere =
-            Msat::checked_sum([b.mint_fees, b.owed, b.refunded, b.refund_fees, b.credit])?;
-        b.paid.checked_add(b.absorbed)?.checked_sub(elsewhere)
+        let elsewhere = [
+            b.mint_fees,
+            b.owed,
+            b.refunded,
+            b.refund_fees,
+            b.credit,
+            b.moved,
+        ];
+        let all = Msat::checked_sum([b.paid, b.brought, b.absorbed])?;
+        all.checked_sub(Msat::checked_sum(elsewhere)?)
     }
 
     /// Whether people may enter now.
@@ -431,6 +445,12 @@ impl Lease {
         let purse = self.purse.clone()?;
         self.owe(owed, ours, our_fault, purse, why)
     }
+}
+
+/// Left out of rows, so that those of leases without it are as they were.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn nothing(amount: &Msat) -> bool {
+    amount.is_zero()
 }
 
 /// Whether it is at its end.

@@ -216,7 +216,11 @@ async fn refunds_that_are_out_and_credit_are_known_without_a_scan() {
         .await
         .unwrap();
     assert_eq!(ledger.with_refunds_out(), ["a"]);
-    assert_eq!(ledger.credits(), [], "it may yet be used up");
+    assert_eq!(
+        ledger.credits(),
+        Some(BTreeMap::new()),
+        "it may be used up yet"
+    );
     let over = row.clone();
     ledger
         .write(move |tx| {
@@ -228,12 +232,17 @@ async fn refunds_that_are_out_and_credit_are_known_without_a_scan() {
     drop(ledger);
     let ledger = open(&dir);
     assert_eq!(ledger.with_refunds_out(), ["a"]);
-    let credit = Credit {
-        owner: row.owner,
-        purse: row.purse.clone().unwrap(),
-        msat: Msat::new(7),
-    };
-    assert_eq!(ledger.credits(), [("a".to_owned(), credit)]);
+    let purse = row.purse.clone().unwrap();
+    let sums = BTreeMap::from([(purse.clone(), Msat::new(7))]);
+    assert_eq!(ledger.credits(), Some(sums));
+    assert_eq!(ledger.credits_of(&row.owner, &purse), ["a"]);
+    let other = crate::core::ids::PublicKey::from_bytes([2; 32]);
+    assert_eq!(ledger.credits_of(&other, &purse), Vec::<String>::new());
+    let elsewhere = (purse.0, "msat".to_owned());
+    assert_eq!(
+        ledger.credits_of(&row.owner, &elsewhere),
+        Vec::<String>::new()
+    );
     let id = row.refunds.first().unwrap().id.clone();
     row.refund_claimed(&id, Timestamp::from_secs(9)).unwrap();
     row.money.credit = Msat::ZERO;
@@ -242,5 +251,5 @@ async fn refunds_that_are_out_and_credit_are_known_without_a_scan() {
         .await
         .unwrap();
     assert_eq!(ledger.with_refunds_out(), Vec::<String>::new());
-    assert_eq!(ledger.credits(), []);
+    assert_eq!(ledger.credits(), Some(BTreeMap::new()));
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{CALL, Taken, change, operation, workload};
+use super::{CALL, Taken, change, credit, operation, workload};
 use crate::compute::BackendError;
 use crate::core::lease::{Event, Lease, Phase};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
@@ -126,12 +126,20 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
     let usual = ctx.settings().timing.provision.as_secs();
     let id = payment.lease.clone();
     let paid = matches!(learnt, Learnt::Redeemed { .. }).then_some(payment.owner);
+    let credits = match paid {
+        Some(owner) => {
+            let purse = (payment.mint.clone(), payment.unit.clone());
+            ctx.ledger().credits_of(&owner, &purse)
+        }
+        None => Vec::new(),
+    };
     tracing::info!(lease = %id, payment = %payment.id, outcome = ?learnt, "payment");
     change(ctx, &id, move |tx, lease| {
         let mut payment = payment.learn(learnt)?;
         match payment.state {
             PaymentState::Redeemed => {
                 let sold = lease.sold_seconds;
+                credit::bring(tx, &credits, lease, &payment, now)?;
                 let patience = wait::patience(tx, &payment, usual, now)?;
                 let paid = Event::Paid {
                     face: payment.face,

@@ -315,6 +315,53 @@ impl World {
     }
 }
 
+/// Refunds are claimed, taken back, or left where they are, and what is credit in
+/// the end pays for another lease: in all of it no msat is lost, and none earned.
+fn afterwards(mut lease: Lease, now: Timestamp, luck: u64) {
+    let served = lease.money.served;
+    let refunds: Vec<_> = lease
+        .refunds
+        .iter()
+        .filter_map(|refund| Some((refund.id.clone(), refund.is_out()?)))
+        .collect();
+    for (n, (id, face)) in (luck..).zip(refunds) {
+        let all = Msat::checked_sum([
+            lease.money.refunded,
+            lease.money.credit,
+            lease.money.refund_fees,
+        ]);
+        let fee = Msat::new((n % 2_000).min(face.get()));
+        if n % 3 > 0 {
+            lease.refund_take_back(&id, 0, now).unwrap();
+        }
+        match n % 3 {
+            0 => lease.refund_claimed(&id, now).unwrap(),
+            1 => lease.refund_left(&id).unwrap(),
+            _ => {
+                let net = face.checked_sub(fee).unwrap();
+                lease.refund_taken_back(&id, net, fee, now).unwrap();
+            }
+        }
+        let b = lease.money;
+        assert_eq!(
+            all,
+            Msat::checked_sum([b.refunded, b.credit, b.refund_fees])
+        );
+        assert!(lease.balances(now), "{lease:?}");
+    }
+    let credit = lease.money.credit;
+    let mut next = reserved();
+    let taken = lease.take_credit(next.room_for_credit(Msat::new(5_000), now));
+    if let Some(taken) = taken {
+        next.bring_credit(taken).unwrap();
+    }
+    next.on(paid(5_000, 0), now).unwrap();
+    let left = lease.money.credit.checked_add(taken.unwrap_or_default());
+    assert_eq!(left, Some(credit));
+    assert!(lease.balances(now) && next.balances(now));
+    assert_eq!(lease.money.served, served);
+}
+
 fn history() -> impl Strategy<Value = Vec<Happens>> {
     let one = prop_oneof![
         4 => (0u64..200).prop_map(Happens::Pass),
@@ -359,5 +406,6 @@ proptest! {
         );
         // Nothing was sold that was neither served nor given back.
         prop_assert!(b.served.get() <= lease.sold_seconds * RATE);
+        afterwards(lease.clone(), at(world.now), odd);
     }
 }

@@ -160,3 +160,46 @@ fn a_refund_is_due_until_it_is_made_and_out_until_it_is_claimed() {
     taken.refund_taken_back(ID, net, fee, at(60)).unwrap();
     assert_eq!(sum(&taken).float(), out.credit.checked_add(net));
 }
+
+#[test]
+fn credit_of_a_lease_that_is_over_becomes_time_on_the_next_one() {
+    let mut over = made();
+    over.refund_take_back(ID, 0, at(60)).unwrap();
+    let (net, fee) = (Msat::new(5_000), Msat::new(1_000));
+    over.refund_taken_back(ID, net, fee, at(60)).unwrap();
+    let had = over.money.credit;
+    let mut next = reserved();
+    let room = next.room_for_credit(Msat::new(9_000), at(70));
+    let taken = over.take_credit(room).unwrap();
+    assert_eq!(taken, had);
+    assert!(over.balances(at(70)));
+    assert_eq!(over.take_credit(room), None, "once");
+    next.bring_credit(taken).unwrap();
+    next.on(paid(10_000, 1_000), at(70)).unwrap();
+    assert_eq!(next.waiting_seconds, (9_000 + taken.get()) / RATE);
+    assert!(next.balances(at(70)));
+    // It could not be given: what was brought comes back too.
+    next.on(Event::Failed("no".to_owned()), at(80)).unwrap();
+    let back = next.refund_to_make().unwrap().owed;
+    assert_eq!(back.get(), 10_000 + taken.get());
+    assert!(next.balances(at(80)));
+}
+
+#[test]
+fn credit_is_brought_where_it_becomes_time_and_no_more_than_is_sold() {
+    let mut lease = after(&active());
+    assert_eq!(
+        lease.take_credit(Msat::new(u64::MAX)),
+        None,
+        "it is not over"
+    );
+    let left = lease.unserved_seconds(at(20));
+    let room = lease.room_for_credit(Msat::new(10_000), at(20));
+    let most = lease.tier.max_seconds;
+    let seconds = left + (10_000 + lease.money.credit.get() + room.get()) / RATE;
+    assert_eq!(seconds, most);
+    let more = left + (10_000 + lease.money.credit.get() + room.get() + 1) / RATE;
+    assert_eq!(more, most + 1);
+    lease.on(Event::StopAsked(request(7)), at(20)).unwrap();
+    assert_eq!(lease.room_for_credit(Msat::new(1), at(20)), Msat::ZERO);
+}
