@@ -220,6 +220,7 @@ impl Client {
                 if let Some(refund) = &error.refund {
                     self.records.note_refund(to, refund)?;
                 }
+                self.note_receipt(to, None, error.receipt.as_deref());
                 Err(ClientError::from_wire(&error))
             }
         }
@@ -326,7 +327,8 @@ impl Client {
                     )
                 })?;
                 let mailbox = Arc::new(Mailbox::default());
-                let task = tokio::spawn(Arc::clone(&mailbox).fill(messages, self.records.clone()));
+                let (records, me) = (self.records.clone(), self.public_key());
+                let task = tokio::spawn(Arc::clone(&mailbox).fill(messages, records, me));
                 Ok::<_, ClientError>(Listening { mailbox, task })
             })
             .await?;

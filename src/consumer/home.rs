@@ -79,6 +79,7 @@ impl Home {
             "requests",
             "leases",
             "refunds",
+            "receipts",
             "given",
             "paying",
         ] {

@@ -13,6 +13,7 @@
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
 //! * `choice`: which mint pays. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
+//! * [`receipts`]: what a lease cost, signed by its provider.
 //! * [`paygress`]: the same with providers that speak only the older dialect.
 //! * [`ssh`]: the built-in SSH client.
 
@@ -28,6 +29,7 @@ pub mod post;
 pub mod providers;
 pub mod purse;
 pub mod reads;
+pub mod receipts;
 pub mod records;
 pub mod relay_post;
 pub mod settle;

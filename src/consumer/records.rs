@@ -4,6 +4,8 @@
 //! * `requests/<request id>.json`: a request that may cost or bring money, with
 //!   its exact body and its token, written **before** it is sent.
 //! * `refunds/<hash>.json`: money that came back, written before it is redeemed.
+//! * `receipts/<lease>.<provider>.json`: the newest receipt of each lease, as its
+//!   provider signed it.
 //! * `leases/<lease>.<provider>.json`: leases that are known. Passwords of leases
 //!   that have one are in `ssh/passwords/`.
 //!
@@ -26,6 +28,7 @@ use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Spec;
+use crate::protocol::receipt::SignedReceipt;
 use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
 use crate::wallet::{MintUrl, Unit};
 
@@ -374,6 +377,39 @@ impl Records {
         Ok(all)
     }
 
+    /// Writes the newest receipt of a lease down.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_receipt(
+        &self,
+        provider: &PublicKey,
+        lease: &LeaseId,
+        receipt: &SignedReceipt,
+    ) -> io::Result<()> {
+        files::write_json(&self.receipt_path(provider, lease), receipt)
+    }
+
+    /// The newest receipt of a lease; it was checked when it was kept.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn receipt(
+        &self,
+        provider: &PublicKey,
+        lease: &LeaseId,
+    ) -> io::Result<Option<SignedReceipt>> {
+        files::read_json(&self.receipt_path(provider, lease))
+    }
+
+    /// The newest receipt of every lease that has one.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn receipts(&self) -> io::Result<Vec<SignedReceipt>> {
+        read_all(&self.root.join("receipts"))
+    }
+
     /// Whether we ever had a lease or a request with this provider.
     pub fn knows(&self, provider: &PublicKey) -> bool {
         let ours = |lease: &KnownLease| lease.provider == *provider;
@@ -456,6 +492,11 @@ impl Records {
 
     fn request_path(&self, id: &RequestId) -> PathBuf {
         self.root.join("requests").join(format!("{id}.json"))
+    }
+
+    fn receipt_path(&self, provider: &PublicKey, lease: &LeaseId) -> PathBuf {
+        let name = format!("{lease}.{provider}.json");
+        self.root.join("receipts").join(name)
     }
 
     fn refund_path(&self, name: &str) -> PathBuf {

@@ -185,6 +185,10 @@ impl Client {
             self.records.note_refund(&saved.provider, refund)?;
         }
         self.close(&mut saved, "done")?;
+        if let Answer::Stop(stopped) = &answer {
+            let receipt = stopped.receipt.as_deref();
+            self.note_receipt(&saved.provider, Some(&stopped.lease), receipt);
+        }
         let refunded = self.take_refunds(&saved.provider, &refunds).await?;
         Ok(Settled {
             request_id: saved.request_id,
@@ -271,6 +275,7 @@ impl Client {
         if let Some(refund) = &wire.refund {
             self.records.note_refund(&saved.provider, refund)?;
         }
+        self.note_receipt(&saved.provider, None, wire.receipt.as_deref());
         match (wire.money, saved.paid.clone()) {
             (Money::Pending, _) => {
                 saved.standing = Standing::Pending;

@@ -19,6 +19,7 @@ mod lanes;
 pub mod offer;
 pub mod paygress;
 pub mod queries;
+mod receipts;
 mod refuse;
 pub mod settings;
 mod steps;

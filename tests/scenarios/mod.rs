@@ -6,6 +6,7 @@ mod crash;
 mod lease;
 mod load;
 mod paygress;
+mod receipt;
 mod refusals;
 mod relay;
 mod renter;
