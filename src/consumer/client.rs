@@ -15,7 +15,7 @@ use super::mailbox::Mailbox;
 use super::post::{Letter, Post};
 use super::providers::{self, Provider};
 use super::purse::Session;
-use super::records::{KnownLease, Records};
+use super::records::{KnownLease, Records, Whence};
 use super::relay_post::RelayPost;
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::time::Timestamp;
@@ -218,7 +218,7 @@ impl Client {
             Outcome::Result(answer) => Ok(answer),
             Outcome::Error(error) => {
                 if let Some(refund) = &error.refund {
-                    self.records.note_refund(to, refund)?;
+                    self.records.note_refund(to, refund, &Whence::default())?;
                 }
                 self.note_receipt(to, None, error.receipt.as_deref());
                 Err(ClientError::from_wire(&error))

@@ -81,6 +81,7 @@ impl Home {
             "refunds",
             "receipts",
             "given",
+            "received",
             "paying",
         ] {
             let path = home.root.join(dir);

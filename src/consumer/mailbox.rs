@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 use super::receipts;
-use super::records::Records;
+use super::records::{Records, Whence};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::protocol::reply::{Message, Notice, Outcome};
 use crate::relay::Incoming;
@@ -109,7 +109,7 @@ fn note(records: &Records, me: &PublicKey, sender: &PublicKey, notice: &Notice) 
         return;
     }
     if let Some(refund) = &notice.refund
-        && let Err(error) = records.note_refund(sender, refund)
+        && let Err(error) = records.note_refund(sender, refund, &Whence::of_lease(&notice.lease))
     {
         // The relay still has the notice: the next run notes it.
         tracing::warn!(%error, "a refund could not be written down");

@@ -30,6 +30,7 @@ use crate::relay::{Ack, Incoming};
 use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
 
+mod history;
 mod receipts;
 
 const MINT: &str = "https://mint.example";

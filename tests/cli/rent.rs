@@ -123,6 +123,30 @@ async fn a_lease_is_rented_used_and_given_back() {
     checked(&world, &me, &receipt, all).await;
     let refunds = me.json(&["wallet", "refunds"]).await;
     assert_eq!(refunds["refunds"][0]["received_msat"], received);
+    let history = me.json(&["wallet", "history"]).await;
+    let tokens = history["tokens"].as_array().unwrap();
+    let line = |purpose: &str| {
+        let spent = |one: &&Value| one["state"] != "given-back" && one["purpose"] == purpose;
+        tokens.iter().find(spent)
+    };
+    for (purpose, answer) in [("spawn", &sold), ("topup", &added)] {
+        let line = line(purpose).unwrap();
+        assert_eq!(line["state"], "spent", "{history}");
+        assert_eq!(line["lease"], lease.as_str());
+        assert_eq!(line["amount_msat"], answer["paid_msat"]);
+        assert_eq!(line["fee_msat"], answer["mint_fee_msat"]);
+    }
+    let sent = line("send").unwrap();
+    assert_eq!(
+        (&sent["state"], &sent["lease"]),
+        (&"spent".into(), &sold["lease"])
+    );
+    let refund = line("refund").unwrap();
+    assert_eq!(
+        (&refund["state"], &refund["lease"]),
+        (&"received".into(), &sold["lease"])
+    );
+    assert_eq!(msat(&refund["net_msat"]), received);
     let over = me.json(&["ls"]).await;
     assert_eq!(over["leases"][0]["state"], "ended", "{over}");
     let closed = me.run(&["--json", "exec", short, "--", "true"]).await;

@@ -52,6 +52,7 @@ const COMMANDS: &[&[&str]] = &[
     &["wallet", "mint"],
     &["wallet", "mints"],
     &["wallet", "refunds"],
+    &["wallet", "history"],
     &["identity"],
     &["config"],
     &["config", "get"],

@@ -311,6 +311,8 @@ pub enum WalletCommand {
     },
     /// Refunds that came back and tokens that are out
     Refunds,
+    /// What became of every token that went out or came in
+    History,
 }
 
 /// A command of the settings.

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod enter;
+mod history;
 mod leases;
 mod market;
 mod password;
