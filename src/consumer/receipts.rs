@@ -3,15 +3,18 @@
 
 use super::client::{Client, Progress};
 use super::error::{ClientError, Kind};
+use super::history::Fate;
 use super::paygress::not_in_dialect;
 use super::reads::bad_answer;
 use super::records::{KnownLease, Records};
-use crate::core::ids::{LeaseId, PublicKey};
+use crate::core::ids::{LeaseId, PaymentId, PublicKey};
+use crate::core::money::Msat;
 use crate::core::receipt::Receipt;
 use crate::protocol::receipt::SignedReceipt;
 use crate::protocol::reply::Answer;
 use crate::protocol::request::{Ask, OfLease};
 use crate::relay::receipt::{ReceiptError, open};
+use crate::wallet;
 
 /// A receipt with what it says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ impl Client {
     /// of which nothing will change any more is not asked for again.
     ///
     /// # Errors
-    /// Refused, not answered, or what came is false.
+    /// Refused, not answered, what came is false, or lacks a payment of ours.
     pub async fn receipt(
         &self,
         lease: &KnownLease,
@@ -54,7 +57,7 @@ impl Client {
         let id = &lease.status.lease;
         let kept = self.kept_receipt(&lease.provider, id)?;
         if let Some(kept) = kept.filter(|kept| kept.receipt.is_final()) {
-            return Ok(kept);
+            return self.all_in(kept);
         }
         let ask = Ask::Receipt(OfLease { lease: id.clone() });
         let answer = self
@@ -63,13 +66,49 @@ impl Client {
         let Answer::Receipt { receipt, .. } = *answer else {
             return Err(bad_answer());
         };
-        keep(
-            &self.records,
-            &self.public_key(),
-            &lease.provider,
-            Some(id),
-            &receipt,
-        )
+        let me = self.public_key();
+        let kept = keep(&self.records, &me, &lease.provider, Some(id), &receipt)?;
+        self.all_in(kept)
+    }
+
+    /// The receipt, if every payment is in it that we know was spent for its
+    /// lease. One that lists all and lacks one adds up, and is false.
+    fn all_in(&self, kept: Kept) -> Result<Kept, ClientError> {
+        let receipt = &kept.receipt;
+        if !receipt.earlier_payments.is_none() {
+            // Which ones are in the sum is not told.
+            return Ok(kept);
+        }
+        for saved in self.records.requests()? {
+            let ours = matches!(&saved.fate, Some(Fate::Spent { lease, .. })
+                if *lease == receipt.lease && saved.provider == receipt.provider);
+            let paid = saved.paid.as_ref().filter(|_| ours);
+            let Some(payment) = paid.and_then(|paid| self.payment_of(&paid.token)) else {
+                continue;
+            };
+            if receipt.payments.iter().any(|line| line.payment == payment) {
+                continue;
+            }
+            let face = paid.map_or(Msat::ZERO, |paid| paid.face);
+            let id = saved.request_id;
+            return Err(ClientError::new(
+                Kind::Payment,
+                "incomplete_receipt",
+                format!("the receipt lacks the payment of {face} that request {id} made"),
+                "It is kept in receipts/, and the request with its answer is known: show both to the provider's operator.",
+            )
+            .with_request(id));
+        }
+        Ok(kept)
+    }
+
+    /// The id of a token of ours as a payment, as providers have it too.
+    fn payment_of(&self, token: &str) -> Option<PaymentId> {
+        let known = self.given_wallet.as_ref();
+        match known.map(|wallet| wallet.inspect(token)) {
+            Some(Ok(info)) => Some(info.payment),
+            _ => wallet::read_info(token).ok().map(|info| info.payment),
+        }
     }
 
     /// The newest receipt of a lease that is kept here.

@@ -3,6 +3,7 @@
 use nostr_sdk::Keys;
 
 use super::*;
+use crate::core::ids::PaymentId;
 use crate::core::receipt::Receipt;
 use crate::core::receipt::tests::Sample;
 use crate::protocol::receipt::SignedReceipt;
@@ -13,13 +14,34 @@ const AT: Timestamp = Timestamp::from_secs(1_790_000_040);
 
 /// A receipt of our lease by `provider`, for `owner`.
 fn signed(provider: &Keys, owner: PublicKey, made: &Sample) -> SignedReceipt {
-    let receipt = Receipt {
+    signed_of(provider, owner, made, None)
+}
+
+/// The same with our payment in it.
+fn signed_of(
+    provider: &Keys,
+    owner: PublicKey,
+    made: &Sample,
+    payment: Option<PaymentId>,
+) -> SignedReceipt {
+    let mut receipt = Receipt {
         provider: key_from(&provider.public_key()),
         owner,
         lease: lease_id(),
         ..made.receipt(40)
     };
+    if let Some(payment) = payment {
+        receipt.payments[0].payment = payment;
+    }
     sign(provider, &receipt, AT).unwrap()
+}
+
+/// The id of the payment that the one spawn of this world made.
+fn payment(world: &World) -> PaymentId {
+    let spawns = world.stage.spawns();
+    let request: Request = serde_json::from_str(&spawns[0].body).unwrap();
+    let token = request.ask.token().unwrap().to_owned();
+    world.wallet.inspect(&token).unwrap().payment
 }
 
 /// One that only its signature tells from a true one.
@@ -52,7 +74,8 @@ async fn rented() -> (World, Keys, Client) {
 #[tokio::test]
 async fn the_receipt_of_a_stop_is_kept_and_not_asked_for_again() {
     let (world, keys, client) = rented().await;
-    let receipt = signed(&keys, client.public_key(), &Sample::stopped());
+    let (me, paid) = (client.public_key(), payment(&world));
+    let receipt = signed_of(&keys, me, &Sample::stopped(), Some(paid));
     let sent = receipt.clone();
     world
         .stage
@@ -173,15 +196,17 @@ async fn receipts_in_notices_are_kept_of_our_leases_alone() {
 async fn an_older_receipt_does_not_replace_a_newer_one() {
     let (world, keys, client) = rented().await;
     let (me, provider) = (client.public_key(), world.stage.provider);
+    let paid = payment(&world);
     let at = |secs: u64| {
         let mut made = Sample::new(10_000, 1_000);
         made.on(5, crate::core::lease::Event::Up);
-        let receipt = Receipt {
+        let mut receipt = Receipt {
             provider,
             owner: me,
             lease: lease_id(),
             ..made.receipt(secs)
         };
+        receipt.payments[0].payment = paid;
         sign(&keys, &receipt, Timestamp::from_secs(1_790_000_000 + secs)).unwrap()
     };
     let lease = client.find_lease("abc").unwrap();
@@ -224,4 +249,29 @@ async fn the_receipt_of_what_never_came_up_is_found_by_its_lease() {
     let kept = client.kept_receipts("abcd").unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].signed, receipt);
+}
+
+#[tokio::test]
+async fn a_receipt_that_lacks_a_payment_of_ours_is_said_to() {
+    let (world, keys, client) = rented().await;
+    let (me, paid) = (client.public_key(), payment(&world));
+    let lease = client.find_lease("abc").unwrap();
+    for (listed, good) in [(None, false), (Some(paid), true)] {
+        let receipt = signed_of(&keys, me, &Sample::stopped(), listed);
+        let sent = receipt.clone();
+        world
+            .stage
+            .act(move |_, _| vec![stopped(Some(sent.clone()))]);
+        client.stop(&lease, &quiet).await.unwrap();
+        match client.receipt(&lease, &quiet).await {
+            Ok(kept) => assert!(good && kept.signed == receipt),
+            Err(error) => {
+                assert!(!good, "{error:?}");
+                assert_eq!(error.code, "incomplete_receipt");
+                assert!(error.message.contains("6 sat"), "{}", error.message);
+                // It is evidence.
+                assert_eq!(client.records().receipts().unwrap(), [receipt]);
+            }
+        }
+    }
 }
