@@ -40,6 +40,19 @@ fn the_limits_in_the_specs_are_the_program_s() {
     let requests = read("specs/requests.md");
     assert!(requests.contains(&format!("over {} bytes", satlet::protocol::MAX_REQUEST)));
     assert!(requests.contains(&format!("at most {} bytes", satlet::protocol::MAX_TOKEN)));
+    let receipt = read("specs/receipt.md");
+    let content = satlet::protocol::receipt::MAX_CONTENT;
+    assert!(receipt.contains(&format!("at most {content} bytes")));
+    assert!(receipt.contains(&format!(
+        "| {}, an ephemeral",
+        satlet::protocol::receipt::KIND
+    )));
+    let (paid, back) = (
+        satlet::core::receipt::MAX_PAYMENTS,
+        satlet::core::receipt::MAX_REFUNDS,
+    );
+    assert!(receipt.contains(&format!("the newest {paid} payments")));
+    assert!(receipt.contains(&format!("the newest {back} refunds")));
     let replies = read("specs/replies.md");
     assert!(replies.contains(&format!(
         "at most {} bytes",
@@ -86,6 +99,7 @@ fn links_between_documents_lead_somewhere() {
         "specs/heartbeat.md",
         "specs/requests.md",
         "specs/replies.md",
+        "specs/receipt.md",
         "specs/lease-states.md",
         "specs/errors.md",
         "specs/paygress.md",

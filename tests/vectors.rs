@@ -8,6 +8,7 @@ use satlet::protocol::heartbeat::Heartbeat;
 use satlet::protocol::offer::Offer;
 use satlet::protocol::reply::Message;
 use satlet::protocol::request::{Ask, Request};
+use satlet::relay::receipt::open_text;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,6 +53,12 @@ fn there_and_back<T: DeserializeOwned + Serialize>(json: &Value) -> Result<Value
     serde_json::from_str(&written).map_err(|e| e.to_string())
 }
 
+/// Receipts are checked besides: what adds up and is signed is read.
+fn receipt(json: &Value) -> Result<Value, String> {
+    let (signed, _) = open_text(&json.to_string()).map_err(|e| e.to_string())?;
+    serde_json::to_value(&signed).map_err(|e| e.to_string())
+}
+
 fn check(name: &str, file: &File, there_and_back: fn(&Value) -> Result<Value, String>) {
     assert!(!file.cases.is_empty(), "{name} has no cases");
     for case in &file.cases {
@@ -88,6 +95,7 @@ fn vectors_are_read_and_written_back() {
             Some("reply" | "notice") => there_and_back::<Message>,
             Some("offer") => there_and_back::<Offer>,
             Some("heartbeat") => there_and_back::<Heartbeat>,
+            Some("receipt") => receipt,
             _ => paygress::way(&name).unwrap_or_else(|| panic!("{name}: no such message")),
         };
         check(&name, &file, way);
@@ -97,11 +105,13 @@ fn vectors_are_read_and_written_back() {
 #[test]
 fn every_message_type_has_vectors() {
     let there: Vec<String> = load().into_iter().map(|(name, _)| name).collect();
-    let asks = ["quote", "spawn", "topup", "status", "list", "logs", "stop"];
+    let asks = [
+        "quote", "spawn", "topup", "status", "list", "logs", "receipt", "stop",
+    ];
     let mut wanted: Vec<String> = asks
         .iter()
         .flat_map(|ask| [format!("request-{ask}"), format!("reply-{ask}")])
-        .chain(["reply-error", "notice", "offer", "heartbeat"].map(str::to_owned))
+        .chain(["reply-error", "notice", "offer", "heartbeat", "receipt"].map(str::to_owned))
         .chain(paygress::NAMES.map(str::to_owned))
         .collect();
     wanted.sort();

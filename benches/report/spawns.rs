@@ -152,7 +152,7 @@ impl Shop {
             wallet,
             backend,
             clock: Arc::new(SystemClock),
-            me: PublicKey::from_bytes([9; 32]),
+            keys: nostr_sdk::Keys::generate(),
             ports: None,
             access: Access {
                 host: "127.0.0.1".to_owned(),

@@ -15,7 +15,7 @@ use super::mailbox::Mailbox;
 use super::post::{Letter, Post};
 use super::providers::{self, Provider};
 use super::purse::Session;
-use super::records::{KnownLease, Records};
+use super::records::{KnownLease, Records, Whence};
 use super::relay_post::RelayPost;
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::time::Timestamp;
@@ -218,8 +218,9 @@ impl Client {
             Outcome::Result(answer) => Ok(answer),
             Outcome::Error(error) => {
                 if let Some(refund) = &error.refund {
-                    self.records.note_refund(to, refund)?;
+                    self.records.note_refund(to, refund, &Whence::default())?;
                 }
+                self.note_receipt(to, None, error.receipt.as_deref());
                 Err(ClientError::from_wire(&error))
             }
         }
@@ -326,7 +327,8 @@ impl Client {
                     )
                 })?;
                 let mailbox = Arc::new(Mailbox::default());
-                let task = tokio::spawn(Arc::clone(&mailbox).fill(messages, self.records.clone()));
+                let (records, me) = (self.records.clone(), self.public_key());
+                let task = tokio::spawn(Arc::clone(&mailbox).fill(messages, records, me));
                 Ok::<_, ClientError>(Listening { mailbox, task })
             })
             .await?;

@@ -79,7 +79,9 @@ impl Home {
             "requests",
             "leases",
             "refunds",
+            "receipts",
             "given",
+            "received",
             "paying",
         ] {
             let path = home.root.join(dir);

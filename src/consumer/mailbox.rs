@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::records::Records;
+use super::receipts;
+use super::records::{Records, Whence};
 use crate::core::ids::{PublicKey, RequestId};
-use crate::protocol::reply::{Message, Outcome};
+use crate::protocol::reply::{Message, Notice, Outcome};
 use crate::relay::Incoming;
 
 /// Requests whose replies are kept; older ones are asked for again.
@@ -32,31 +33,20 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Takes messages until there are no more. Money in a notice is written
-    /// down here, whoever waits for what.
+    /// Takes messages to `me` until there are no more. Money and receipts in a
+    /// notice are written down here, whoever waits for what.
     pub(super) async fn fill(
         self: Arc<Self>,
         mut from: mpsc::Receiver<Incoming>,
         records: Records,
+        me: PublicKey,
     ) {
         while let Some(message) = from.recv().await {
             match serde_json::from_str::<Message>(&message.body) {
                 Ok(Message::Reply(reply)) if reply.satlet == crate::protocol::DIALECT => {
                     self.keep((message.sender, reply.request_id), reply.outcome);
                 }
-                Ok(Message::Notice(notice)) => {
-                    let Some(refund) = notice.refund else {
-                        continue;
-                    };
-                    // Strangers cannot fill the disk.
-                    if !records.knows(&message.sender) {
-                        continue;
-                    }
-                    if let Err(error) = records.note_refund(&message.sender, &refund) {
-                        // The relay still has the notice: the next run notes it.
-                        tracing::warn!(%error, "a refund could not be written down");
-                    }
-                }
+                Ok(Message::Notice(notice)) => note(&records, &me, &message.sender, &notice),
                 Ok(Message::Reply(_)) | Err(_) => {
                     tracing::debug!(rumor = %message.rumor, "a message of another dialect");
                 }
@@ -109,5 +99,25 @@ impl Mailbox {
             }
             came.await;
         }
+    }
+}
+
+/// Writes down what is of value in a notice.
+fn note(records: &Records, me: &PublicKey, sender: &PublicKey, notice: &Notice) {
+    // Strangers cannot fill the disk.
+    if (notice.refund.is_none() && notice.receipt.is_none()) || !records.knows(sender) {
+        return;
+    }
+    if let Some(refund) = &notice.refund
+        && let Err(error) = records.note_refund(sender, refund, &Whence::of_lease(&notice.lease))
+    {
+        // The relay still has the notice: the next run notes it.
+        tracing::warn!(%error, "a refund could not be written down");
+    }
+    let ours = matches!(records.lease(sender, &notice.lease), Ok(Some(_)));
+    if let Some(receipt) = notice.receipt.as_ref().filter(|_| ours)
+        && let Err(error) = receipts::keep(records, me, sender, Some(&notice.lease), receipt)
+    {
+        tracing::warn!(%error, lease = %notice.lease, "a receipt was not kept");
     }
 }

@@ -13,6 +13,8 @@
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
 //! * `choice`: which mint pays. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
+//! * [`history`]: what became of every token.
+//! * [`receipts`]: what a lease cost, signed by its provider.
 //! * [`paygress`]: the same with providers that speak only the older dialect.
 //! * [`ssh`]: the built-in SSH client.
 
@@ -20,6 +22,7 @@ mod choice;
 pub mod client;
 pub mod error;
 pub mod files;
+pub mod history;
 pub mod home;
 mod mailbox;
 pub mod money;
@@ -28,6 +31,7 @@ pub mod post;
 pub mod providers;
 pub mod purse;
 pub mod reads;
+pub mod receipts;
 pub mod records;
 pub mod relay_post;
 pub mod settle;

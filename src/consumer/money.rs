@@ -313,6 +313,7 @@ impl Client {
             standing: Standing::Open,
             note: String::new(),
             paygress: None,
+            fate: None,
         });
         self.keep(made, paid, unwritten).await
     }

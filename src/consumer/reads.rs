@@ -5,7 +5,7 @@ use super::error::{ClientError, Kind};
 use super::home::npub;
 use super::paygress::not_in_dialect;
 use super::providers::Provider;
-use super::records::KnownLease;
+use super::records::{KnownLease, Whence};
 use crate::core::ids::PublicKey;
 use crate::core::money::Msat;
 use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer, Refund};
@@ -174,7 +174,10 @@ impl Client {
     /// Writes down what a provider said of a lease, and receives what it owes.
     pub(super) async fn looked(&self, mut lease: KnownLease) -> Result<Looked, ClientError> {
         let refunds = std::mem::take(&mut lease.status.refunds);
-        let refunded = self.take_refunds(&lease.provider, &refunds).await?;
+        let whence = Whence::of_lease(&lease.status.lease);
+        let refunded = self
+            .take_refunds(&lease.provider, &refunds, &whence)
+            .await?;
         self.records.save_lease(&lease)?;
         Ok(Looked { lease, refunded })
     }
@@ -184,10 +187,11 @@ impl Client {
         &self,
         provider: &PublicKey,
         refunds: &[Refund],
+        whence: &Whence,
     ) -> Result<Msat, ClientError> {
         let mut noted = Vec::new();
         for refund in refunds {
-            noted.push(self.records.note_refund(provider, refund)?);
+            noted.push(self.records.note_refund(provider, refund, whence)?);
         }
         let mut sum = Msat::ZERO;
         for (name, saved) in noted {

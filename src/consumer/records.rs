@@ -4,6 +4,9 @@
 //! * `requests/<request id>.json`: a request that may cost or bring money, with
 //!   its exact body and its token, written **before** it is sent.
 //! * `refunds/<hash>.json`: money that came back, written before it is redeemed.
+//! * `given/`, `received/`: tokens that were given away and put in by hand.
+//! * `receipts/<lease>.<provider>.json`: the newest receipt of each lease, as its
+//!   provider signed it.
 //! * `leases/<lease>.<provider>.json`: leases that are known. Passwords of leases
 //!   that have one are in `ssh/passwords/`.
 //!
@@ -21,11 +24,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::client::now;
 use super::files::{self, Lock};
+use super::history::Fate;
 use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Spec;
+use crate::protocol::receipt::SignedReceipt;
 use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
 use crate::wallet::{MintUrl, Unit};
 
@@ -114,6 +120,9 @@ pub struct SavedRequest {
     /// What goes with it in the dialect "paygress/1"; `None`: ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paygress: Option<PaygressRequest>,
+    /// What became of the money in it, once that is certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fate: Option<Fate>,
 }
 
 /// What is remembered of a request in the dialect "paygress/1".
@@ -176,6 +185,73 @@ pub struct SavedRefund {
     pub note: String,
     /// What the wallet got, in msat.
     pub net: Msat,
+    /// When it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// What it came back for.
+    #[serde(flatten)]
+    pub whence: Whence,
+}
+
+/// What a refund is for, as far as that was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whence {
+    /// The request that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    /// The lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+}
+
+impl Whence {
+    /// For a lease.
+    pub fn of_lease(lease: &LeaseId) -> Self {
+        Self {
+            lease: Some(lease.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Where a token of the user's stands that was to go into the wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TakenStanding {
+    /// It is being redeemed, or the mint's answer was lost.
+    Pending,
+    /// In the wallet.
+    Received,
+}
+
+/// A token of the user's that was put into the wallet.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// When.
+    pub at: Timestamp,
+    /// Its mint.
+    pub mint: MintUrl,
+    /// Its unit.
+    pub unit: Unit,
+    /// Sum of its proofs.
+    pub face: Msat,
+    /// What the wallet got.
+    pub net: Msat,
+    /// Where it stands.
+    pub standing: TakenStanding,
+    /// The token, until it is in the wallet. Money.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+}
+
+impl std::fmt::Debug for Taken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Taken")
+            .field("mint", &self.mint)
+            .field("face", &self.face)
+            .field("standing", &self.standing)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A lease that is known.
@@ -238,6 +314,14 @@ impl Records {
     /// The file cannot be read.
     pub fn request(&self, id: &RequestId) -> io::Result<Option<SavedRequest>> {
         files::read_json(&self.request_path(id))
+    }
+
+    /// All requests, over or not, in no order.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn requests(&self) -> io::Result<Vec<SavedRequest>> {
+        read_all(&self.root.join("requests"))
     }
 
     /// All requests that are not over, oldest first.
@@ -305,6 +389,7 @@ impl Records {
         &self,
         provider: &PublicKey,
         refund: &Refund,
+        whence: &Whence,
     ) -> io::Result<(String, SavedRefund)> {
         let name = refund_name(provider, refund);
         let path = self.refund_path(&name);
@@ -317,6 +402,8 @@ impl Records {
             standing: RefundStanding::Owed,
             note: String::new(),
             net: Msat::ZERO,
+            at: Some(now()),
+            whence: whence.clone(),
         };
         files::write_json(&path, &saved)?;
         Ok((name, saved))
@@ -372,6 +459,39 @@ impl Records {
         let mut all: Vec<KnownLease> = read_all(&self.root.join("leases"))?;
         all.sort_by_key(|lease| std::cmp::Reverse(lease.status.created_at));
         Ok(all)
+    }
+
+    /// Writes the newest receipt of a lease down.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_receipt(
+        &self,
+        provider: &PublicKey,
+        lease: &LeaseId,
+        receipt: &SignedReceipt,
+    ) -> io::Result<()> {
+        files::write_json(&self.receipt_path(provider, lease), receipt)
+    }
+
+    /// The newest receipt of a lease; it was checked when it was kept.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn receipt(
+        &self,
+        provider: &PublicKey,
+        lease: &LeaseId,
+    ) -> io::Result<Option<SignedReceipt>> {
+        files::read_json(&self.receipt_path(provider, lease))
+    }
+
+    /// The newest receipt of every lease that has one.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn receipts(&self) -> io::Result<Vec<SignedReceipt>> {
+        read_all(&self.root.join("receipts"))
     }
 
     /// Whether we ever had a lease or a request with this provider.
@@ -439,6 +559,38 @@ impl Records {
         read_all(&self.root.join("given"))
     }
 
+    /// Writes a token down that the user puts into the wallet.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_taken(&self, payment: &PaymentId, taken: &Taken) -> io::Result<()> {
+        files::write_json(&self.taken_path(payment), taken)
+    }
+
+    /// What is known of a token that the user put into the wallet.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn taken_of(&self, payment: &PaymentId) -> io::Result<Option<Taken>> {
+        files::read_json(&self.taken_path(payment))
+    }
+
+    /// Forgets a token that was not put into the wallet after all.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn forget_taken(&self, payment: &PaymentId) -> io::Result<()> {
+        fs::remove_file(self.taken_path(payment))
+    }
+
+    /// All tokens that the user put into the wallet.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn taken(&self) -> io::Result<Vec<Taken>> {
+        read_all(&self.root.join("received"))
+    }
+
     /// When we last told relays where we read messages, and which relays.
     pub fn announced(&self) -> Option<(Timestamp, Vec<String>)> {
         files::read_json(&self.root.join("announced.json"))
@@ -456,6 +608,15 @@ impl Records {
 
     fn request_path(&self, id: &RequestId) -> PathBuf {
         self.root.join("requests").join(format!("{id}.json"))
+    }
+
+    fn taken_path(&self, payment: &PaymentId) -> PathBuf {
+        self.root.join("received").join(format!("{payment}.json"))
+    }
+
+    fn receipt_path(&self, provider: &PublicKey, lease: &LeaseId) -> PathBuf {
+        let name = format!("{lease}.{provider}.json");
+        self.root.join("receipts").join(name)
     }
 
     fn refund_path(&self, name: &str) -> PathBuf {

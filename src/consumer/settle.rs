@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::client::{Client, Progress, now};
 use super::error::{ClientError, Kind, Returned};
+use super::history::Fate;
 use super::money::{letter_of, undecided};
 use super::purse::Landed;
 use super::reads::bad_answer;
-use super::records::{KnownLease, Paid, SavedRequest, Source, Standing};
+use super::records::{KnownLease, Paid, SavedRequest, Source, Standing, Whence};
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
 use crate::protocol::error::{Money, WireError};
@@ -147,6 +148,7 @@ impl Client {
         }
         match self.put_back(&paid.token).await {
             Landed::Wallet(net) => {
+                saved.fate = Some(Fate::TakenBack { net });
                 self.close(
                     &mut saved,
                     "never answered; the token is back in the wallet",
@@ -181,11 +183,19 @@ impl Client {
             Outcome::Result(answer) => *answer,
         };
         let (lease, refunds) = self.write_answer(&saved, &answer)?;
+        let whence = whence(&saved, lease.as_ref());
         for refund in &refunds {
-            self.records.note_refund(&saved.provider, refund)?;
+            self.records.note_refund(&saved.provider, refund, &whence)?;
         }
+        saved.fate = spent(&answer);
         self.close(&mut saved, "done")?;
-        let refunded = self.take_refunds(&saved.provider, &refunds).await?;
+        if let Answer::Stop(stopped) = &answer {
+            let receipt = stopped.receipt.as_deref();
+            self.note_receipt(&saved.provider, Some(&stopped.lease), receipt);
+        }
+        let refunded = self
+            .take_refunds(&saved.provider, &refunds, &whence)
+            .await?;
         Ok(Settled {
             request_id: saved.request_id,
             answer,
@@ -268,9 +278,11 @@ impl Client {
         wire: &WireError,
         error: ClientError,
     ) -> Result<ClientError, ClientError> {
+        let whence = whence(saved, None);
         if let Some(refund) = &wire.refund {
-            self.records.note_refund(&saved.provider, refund)?;
+            self.records.note_refund(&saved.provider, refund, &whence)?;
         }
+        self.note_receipt(&saved.provider, None, wire.receipt.as_deref());
         match (wire.money, saved.paid.clone()) {
             (Money::Pending, _) => {
                 saved.standing = Standing::Pending;
@@ -284,10 +296,16 @@ impl Client {
                 self.records.save_request(saved)?;
                 return self.take_back(saved, &paid, error).await;
             }
-            (Money::Untouched, None) | (Money::Taken, _) => self.close(saved, &wire.message)?,
+            (Money::Untouched, None) => self.close(saved, &wire.message)?,
+            (Money::Taken, paid) => {
+                saved.fate = paid.map(|_| Fate::Refused);
+                self.close(saved, &wire.message)?;
+            }
         }
         let refunds: Vec<Refund> = wire.refund.iter().cloned().collect();
-        let got = self.take_refunds(&saved.provider, &refunds).await?;
+        let got = self
+            .take_refunds(&saved.provider, &refunds, &whence)
+            .await?;
         Ok(came_back(error, got))
     }
 
@@ -299,12 +317,14 @@ impl Client {
         mut error: ClientError,
     ) -> Result<ClientError, ClientError> {
         if paid.source == Source::Pasted {
+            saved.fate = Some(Fate::GivenBack);
             self.close(saved, "refused; the pasted token was given back")?;
             error.token = Some(Returned(paid.token.clone().into()));
             return Ok(error);
         }
         Ok(match self.put_back(&paid.token).await {
             Landed::Wallet(net) => {
+                saved.fate = Some(Fate::TakenBack { net });
                 self.close(saved, "refused; the token is back in the wallet")?;
                 came_back(error, net)
             }
@@ -368,6 +388,27 @@ impl Client {
         why.clone_into(&mut saved.note);
         Ok(self.records.save_request(saved)?)
     }
+}
+
+/// What a refund in an answer to `saved` comes back for.
+fn whence(saved: &SavedRequest, lease: Option<&KnownLease>) -> Whence {
+    Whence {
+        request: Some(saved.request_id),
+        lease: lease.map(|lease| lease.status.lease.clone()),
+    }
+}
+
+/// The money of a request that was answered so was spent for a lease.
+fn spent(answer: &Answer) -> Option<Fate> {
+    let (lease, mint_fee) = match answer {
+        Answer::Spawn(spawned) => (&spawned.status.lease, spawned.mint_fee_msat),
+        Answer::Topup(added) => (&added.lease, added.mint_fee_msat),
+        _ => return None,
+    };
+    Some(Fate::Spent {
+        lease: lease.clone(),
+        mint_fee: Some(mint_fee),
+    })
 }
 
 fn is_pending(outcome: &Outcome) -> bool {

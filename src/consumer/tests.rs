@@ -30,6 +30,9 @@ use crate::relay::{Ack, Incoming};
 use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
 
+mod history;
+mod receipts;
+
 const MINT: &str = "https://mint.example";
 const RATE: u64 = 100;
 const PRICE: Msat = Msat::new(6_000);
@@ -306,11 +309,19 @@ struct World {
 
 impl World {
     fn new(script: impl Fn(&Request, usize) -> Vec<Outcome> + Send + Sync + 'static) -> Self {
+        Self::of(key(7), script)
+    }
+
+    /// A world whose provider has this key.
+    fn of(
+        provider: PublicKey,
+        script: impl Fn(&Request, usize) -> Vec<Outcome> + Send + Sync + 'static,
+    ) -> Self {
         let mint = FakeMint::new(MINT);
         let wallet = FakeWallet::new([mint.clone()]);
         wallet.fund(&mint.url(), &Unit::Sat, Msat::from_sat(100).unwrap());
         let stage = Arc::new(Stage {
-            provider: key(7),
+            provider,
             script: Mutex::new(Box::new(script)),
             sent: Mutex::default(),
             seen: Mutex::default(),
@@ -478,6 +489,7 @@ async fn a_refund_in_an_error_is_received_once() {
         message: String::new(),
         expires_at: None,
         refund: Some(refund),
+        receipt: None,
     };
     world.stage.say(key(7), &Message::Notice(notice)).await;
     let client = world.client(LONG);
@@ -503,6 +515,7 @@ async fn a_refund_in_a_notice_is_received_if_we_know_the_provider() {
             message: String::new(),
             expires_at: None,
             refund: Some(refund),
+            receipt: None,
         })
     };
     let strange = Refund {
@@ -827,6 +840,7 @@ async fn topup_stop_and_status_bring_what_is_known_up_to_date() {
                 refund: Some(refund.clone()),
                 refund_fee_msat: Msat::ZERO,
                 credit_msat: Msat::ZERO,
+                receipt: None,
             }),
         })]
     });

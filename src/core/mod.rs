@@ -10,5 +10,6 @@ pub mod money;
 pub mod payment;
 pub mod policy;
 pub mod pricing;
+pub mod receipt;
 pub mod text;
 pub mod time;

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::receipt::{self, SignedReceipt};
 use super::reply::Refund;
 
 /// What became of the money that came with the request.
@@ -31,6 +32,13 @@ pub struct WireError {
     /// Money that comes back with this answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund: Option<Refund>,
+    /// The account of a lease that ended before it was of use, signed.
+    #[serde(
+        default,
+        deserialize_with = "receipt::if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub receipt: Option<Box<SignedReceipt>>,
 }
 
 macro_rules! codes {
@@ -160,6 +168,7 @@ impl WireError {
             suggestion: suggestion.into(),
             money: Money::Untouched,
             refund: None,
+            receipt: None,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod heartbeat;
 pub mod kinds;
 pub mod offer;
 pub mod paygress;
+pub mod receipt;
 pub mod reply;
 pub mod request;
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::WireError;
+use super::receipt::{self, SignedReceipt};
 use crate::core::capacity::Resources;
 use crate::core::ids::{LeaseId, Name, RequestId};
 use crate::core::money::Msat;
@@ -34,6 +35,10 @@ pub struct Reply {
 /// `result` or `error`, never both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time is on its way, and the error is what callers take out"
+)]
 pub enum Outcome {
     /// It was done.
     Result(Box<Answer>),
@@ -66,6 +71,13 @@ pub enum Answer {
         output: String,
         /// Whether earlier output was left out.
         truncated: bool,
+    },
+    /// To `receipt`.
+    Receipt {
+        /// Which lease.
+        lease: LeaseId,
+        /// Its account as of now.
+        receipt: SignedReceipt,
     },
     /// To `stop`.
     Stop(StopAnswer),
@@ -236,6 +248,13 @@ pub struct StopAnswer {
     pub refund_fee_msat: Msat,
     /// What was too little for a token.
     pub credit_msat: Msat,
+    /// The lease's account, signed.
+    #[serde(
+        default,
+        deserialize_with = "receipt::if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub receipt: Option<Box<SignedReceipt>>,
 }
 
 /// Money that comes back.
@@ -283,6 +302,13 @@ pub struct Notice {
     /// Money that comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund: Option<Refund>,
+    /// The lease's account as of now, signed.
+    #[serde(
+        default,
+        deserialize_with = "receipt::if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub receipt: Option<Box<SignedReceipt>>,
 }
 
 impl Reply {

@@ -40,6 +40,8 @@ pub enum Ask {
     List,
     /// What did my workload print?
     Logs(Logs),
+    /// What was paid for my lease, served and given back, with your signature?
+    Receipt(OfLease),
     /// End my lease and give back the unserved time.
     Stop(OfLease),
 }
@@ -54,6 +56,7 @@ impl Ask {
             Self::Status(_) => "status",
             Self::List => "list",
             Self::Logs(_) => "logs",
+            Self::Receipt(_) => "receipt",
             Self::Stop(_) => "stop",
         }
     }
@@ -61,7 +64,9 @@ impl Ask {
     /// Whether answering it changes nothing, however often it is done.
     pub fn only_asks(&self) -> bool {
         match self {
-            Self::Quote(_) | Self::Status(_) | Self::List | Self::Logs(_) => true,
+            Self::Quote(_) | Self::Status(_) | Self::List | Self::Logs(_) | Self::Receipt(_) => {
+                true
+            }
             Self::Spawn(_) | Self::Topup(_) | Self::Stop(_) => false,
         }
     }

@@ -4,6 +4,7 @@
 use super::ctx::Ctx;
 use super::handlers::{describe, refund};
 use super::paygress::{self, wait};
+use super::receipts;
 use super::refuse::{self, Refusal};
 use crate::core::ids::{EventId, PublicKey, RequestId};
 use crate::core::lease::{EndCause, Lease, Phase, RefundState};
@@ -307,7 +308,11 @@ pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerEr
                 told.refunds.extend(refund_in(&reply));
                 let text = match &row.paygress {
                     Some(ask) => paygress::render(ctx, tx, ask, news.lease, &reply)?,
-                    None => encode(&Message::Reply(reply))?,
+                    None => {
+                        let mut message = Message::Reply(reply);
+                        receipts::enclose(ctx, news.lease, news.payments, &mut message);
+                        encode(&message)?
+                    }
                 };
                 store(tx, row, text, now, until)?;
             }
@@ -537,14 +542,18 @@ fn stopped(lease: &Lease, now: Timestamp) -> StopAnswer {
         refund: lease.refunds.iter().rev().find(made).and_then(refund),
         refund_fee_msat: lease.money.refund_fees.saturating_sub(lease.money.absorbed),
         credit_msat: lease.money.credit,
+        receipt: None,
     }
 }
+
+/// The notice that a lease will soon be over.
+const EXPIRING: &str = "expiring";
 
 /// Notices of what changed.
 fn notices(ctx: &Ctx, tx: &Tx, news: &News<'_>, told: &mut Told) -> Result<(), LedgerError> {
     let (before, lease) = (news.before, news.lease);
     let say = |event, name: &str, message: &str, refund| {
-        notify(ctx, tx, lease, event, name, message, refund)
+        notify(ctx, tx, news, event, name, message, refund)
     };
     let new = |lead: &&u64| !before.warned.contains(lead);
     if let Some(lead) = lease.warned.iter().find(new) {
@@ -552,12 +561,7 @@ fn notices(ctx: &Ctx, tx: &Tx, news: &News<'_>, told: &mut Told) -> Result<(), L
         let message = format!("the lease ends in about {left} s; top it up to keep it");
         // A top-up and another warning of the same kind are another notice.
         let end = lease.expires_at.unwrap_or_default().as_secs();
-        say(
-            "expiring",
-            &format!("expiring-{lead}-{end}"),
-            &message,
-            None,
-        )?;
+        say(EXPIRING, &format!("expiring-{lead}-{end}"), &message, None)?;
     }
     if before.phase != lease.phase {
         match lease.phase {
@@ -598,14 +602,14 @@ fn notices(ctx: &Ctx, tx: &Tx, news: &News<'_>, told: &mut Told) -> Result<(), L
 fn notify(
     ctx: &Ctx,
     tx: &Tx,
-    lease: &Lease,
+    news: &News<'_>,
     event: &str,
     name: &str,
     message: &str,
     refund: Option<reply::Refund>,
 ) -> Result<(), LedgerError> {
-    let now = ctx.now();
-    let notice = Notice {
+    let (now, lease) = (ctx.now(), news.lease);
+    let mut notice = Message::Notice(Notice {
         satlet: DIALECT,
         notice_id: format!("{}/{name}", lease.id),
         lease: lease.id.clone(),
@@ -613,7 +617,12 @@ fn notify(
         message: message.to_owned(),
         expires_at: lease.expires_at,
         refund,
-    };
+        receipt: None,
+    });
+    // While it runs, who wants to know asks.
+    if event != EXPIRING {
+        receipts::enclose(ctx, lease, news.payments, &mut notice);
+    }
     let relays = tx
         .get(&REQUESTS, &request_key(&lease.owner, lease.request))?
         .map(|row| row.relays)
@@ -621,7 +630,7 @@ fn notify(
     let row = OutboxRow {
         channel: Channel::GiftWrap,
         to: lease.owner,
-        body: encode(&Message::Notice(notice))?,
+        body: encode(&notice)?,
         relays,
         written_at: now,
         expires_at: now.plus(ctx.settings().timing.answer),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use nostr_sdk::Keys;
 use tokio::sync::{Notify, Semaphore};
 
 use super::actors::Actors;
@@ -24,6 +25,7 @@ use crate::core::time::Timestamp;
 use crate::gateway::Ports;
 use crate::ledger::{Held, Ledger};
 use crate::protocol::reply::Access;
+use crate::relay::convert::key_from;
 use crate::wallet::Wallet;
 
 /// The parts that a provider is made of.
@@ -38,8 +40,8 @@ pub struct Parts {
     pub backend: SharedBackend,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Our own key.
-    pub me: PublicKey,
+    /// Our own key, secret half too.
+    pub keys: Keys,
     /// The gateway, with an empty user name.
     pub access: Access,
     /// The gateway's ports for single leases.
@@ -76,6 +78,7 @@ pub struct Ctx {
     pub rates: Rates,
     /// What of the settings may change while the daemon runs.
     policy: RwLock<Arc<RequestPolicy>>,
+    me: PublicKey,
 }
 
 impl Ctx {
@@ -90,6 +93,7 @@ impl Ctx {
             sends: Sends::default(),
             creates: Semaphore::new(settings.creates.max(1)),
             pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
+            me: key_from(&parts.keys.public_key()),
             policy: RwLock::new(Arc::new(policy)),
             parts,
             outbox: Notify::new(),
@@ -99,6 +103,11 @@ impl Ctx {
             held_ports: HeldPorts::default(),
             rates: Rates::default(),
         })
+    }
+
+    /// Our public key.
+    pub fn me(&self) -> PublicKey {
+        self.me
     }
 
     /// The wall clock.

@@ -30,7 +30,6 @@ use crate::gateway::{Gateway, GatewayError, HostKey};
 use crate::ledger::{Ledger, LedgerError};
 use crate::protocol::reply::Access;
 use crate::relay::Incoming;
-use crate::relay::convert::key_from;
 use crate::relay::inbox::{Inbox, InboxOptions};
 use crate::relay::outbox::{Outbox, OutboxOptions};
 use crate::relay::publisher::{Stamps, dm_relays_event, heartbeat_events, offer_event};
@@ -131,14 +130,13 @@ impl Provider {
             host_key: gateway.host_key_openssh(),
         };
         let urls = settings.relays.clone();
-        let me = key_from(&keys.public_key());
         let parts = Parts {
             settings,
             ledger,
             wallet,
             backend,
             clock,
-            me,
+            keys: keys.clone(),
             access,
             ports: Some(Arc::new(gateway.ports())),
         };

@@ -20,6 +20,7 @@ pub mod offer;
 pub mod paygress;
 pub mod queries;
 pub mod rates;
+mod receipts;
 pub mod refunds;
 mod refuse;
 pub mod settings;

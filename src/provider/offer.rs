@@ -159,7 +159,7 @@ pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
     let completed = ctx.ledger().read(|reader| reader.count(&ENDED))?;
     let access = &ctx.parts.access;
     let facts = OfferFacts {
-        provider: ctx.parts.me,
+        provider: ctx.me(),
         backend: ctx.parts.backend.name().clone(),
         capabilities: ctx.parts.backend.capabilities().clone(),
         gateway: (access.port, access.host_key.clone()),
@@ -181,7 +181,7 @@ pub fn heartbeat(ctx: &Ctx) -> Heartbeat {
     let (taken, _) = promised(&leases);
     let free = ctx.settings().capacity.total.saturating_sub(taken);
     Heartbeat {
-        provider_npub: ctx.parts.me,
+        provider_npub: ctx.me(),
         timestamp: ctx.now(),
         active_workloads: active(&leases),
         available_capacity: AvailableCapacity {

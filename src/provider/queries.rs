@@ -85,7 +85,7 @@ impl Queries for ProviderQueries {
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            provider: self.ctx.parts.me,
+            provider: self.ctx.me(),
             started_at: self.started_at,
             draining: false,
             leases,

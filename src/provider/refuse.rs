@@ -179,3 +179,12 @@ pub(super) fn ended() -> Refusal {
         "spawn a new one; the token is still yours",
     )
 }
+
+/// Nothing is signed that does not add up.
+pub(super) fn no_receipt() -> Refusal {
+    WireError::new(
+        Code::Internal,
+        "the account of this lease does not add up, so that it is not signed",
+        "ask the operator; a status of the lease tells what is known",
+    )
+}

@@ -24,6 +24,7 @@ mod patience;
 pub mod pow;
 pub mod publisher;
 mod reader;
+pub mod receipt;
 mod seen;
 pub mod session;
 mod subscription;

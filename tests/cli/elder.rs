@@ -151,7 +151,21 @@ async fn a_lease_is_rented_shown_and_not_stopped() {
 
     let added = me.json(&["topup", &lease, "--for", "2m"]).await;
     assert!(added["added_seconds"].as_u64().unwrap() >= 120, "{added}");
-    for (command, hint) in [("stop", "runs out by itself"), ("logs", "satlet exec")] {
+    let history = me.json(&["wallet", "history"]).await;
+    let tokens = history["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 2, "{history}");
+    for token in tokens {
+        assert_eq!(
+            (&token["state"], &token["lease"]),
+            (&"spent".into(), &sold["lease"])
+        );
+        assert!(token["fee_msat"].is_null(), "nobody told: {token}");
+    }
+    for (command, hint) in [
+        ("stop", "runs out by itself"),
+        ("logs", "satlet exec"),
+        ("receipt", "satlet show"),
+    ] {
         let refused = me.run(&["--json", command, &lease]).await;
         assert_eq!(code(&refused), (Some(4), "not_in_dialect".to_owned()));
         let json = one_document(&refused);

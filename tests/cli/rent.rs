@@ -97,6 +97,8 @@ async fn a_lease_is_rented_used_and_given_back() {
         ),
     }
 
+    let so_far = me.json(&["receipt", short]).await;
+    checked(&world, &me, &so_far, paid + msat(&added["paid_msat"])).await;
     let before = me.balance().await;
     let stopped = me.json(&["stop", short]).await;
     let received = msat(&stopped["received_msat"]);
@@ -116,13 +118,61 @@ async fn a_lease_is_rented_used_and_given_back() {
         msat(&stopped["credit_msat"]),
     ];
     assert_eq!(all, parts.iter().sum::<u64>(), "{sold} {added} {stopped}");
+    let receipt = me.json(&["receipt", short]).await;
+    assert_eq!(stopped["receipt"], receipt["id"], "it came with the stop");
+    checked(&world, &me, &receipt, all).await;
     let refunds = me.json(&["wallet", "refunds"]).await;
     assert_eq!(refunds["refunds"][0]["received_msat"], received);
+    let history = me.json(&["wallet", "history"]).await;
+    let tokens = history["tokens"].as_array().unwrap();
+    let line = |purpose: &str| {
+        let spent = |one: &&Value| one["state"] != "given-back" && one["purpose"] == purpose;
+        tokens.iter().find(spent)
+    };
+    for (purpose, answer) in [("spawn", &sold), ("topup", &added)] {
+        let line = line(purpose).unwrap();
+        assert_eq!(line["state"], "spent", "{history}");
+        assert_eq!(line["lease"], lease.as_str());
+        assert_eq!(line["amount_msat"], answer["paid_msat"]);
+        assert_eq!(line["fee_msat"], answer["mint_fee_msat"]);
+    }
+    let sent = line("send").unwrap();
+    assert_eq!(
+        (&sent["state"], &sent["lease"]),
+        (&"spent".into(), &sold["lease"])
+    );
+    let refund = line("refund").unwrap();
+    assert_eq!(
+        (&refund["state"], &refund["lease"]),
+        (&"received".into(), &sold["lease"])
+    );
+    assert_eq!(msat(&refund["net_msat"]), received);
     let over = me.json(&["ls"]).await;
     assert_eq!(over["leases"][0]["state"], "ended", "{over}");
     let closed = me.run(&["--json", "exec", short, "--", "true"]).await;
     assert!(!closed.status.success(), "{closed:?}");
     assert!(one_document(&closed)["error"]["code"].is_string());
+}
+
+/// A receipt holds for whoever has the file alone; one that was changed does not.
+async fn checked(world: &World, me: &Person, receipt: &Value, paid: u64) {
+    let file = world.dir.path().join("receipt.json");
+    std::fs::write(&file, receipt.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let by = text(&receipt["pubkey"]);
+    let verified = me.json(&["receipt", "verify", file, "--by", by]).await;
+    assert_eq!(verified["valid"], true, "{verified}");
+    assert_eq!(msat(&verified["receipt"]["books"]["paid_msat"]), paid);
+    let content = text(&receipt["content"]);
+    let more = content.replace(&format!("\"paid_msat\":{paid}"), "\"paid_msat\":1");
+    assert_ne!(content, more);
+    let mut bad = receipt.clone();
+    bad["content"] = more.into();
+    let bad = bad.to_string();
+    let args = ["--json", "receipt", "verify", "-"];
+    let refused = me.run_with(&args, bad.as_bytes()).await;
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    assert_eq!(one_document(&refused)["error"]["code"], "false_receipt");
 }
 
 /// What needs a workload that is one.

@@ -42,6 +42,8 @@ const COMMANDS: &[&[&str]] = &[
     &["exec"],
     &["cp"],
     &["logs"],
+    &["receipt"],
+    &["receipt", "verify"],
     &["stop"],
     &["wallet"],
     &["wallet", "balance"],
@@ -50,6 +52,7 @@ const COMMANDS: &[&[&str]] = &[
     &["wallet", "mint"],
     &["wallet", "mints"],
     &["wallet", "refunds"],
+    &["wallet", "history"],
     &["identity"],
     &["config"],
     &["config", "get"],
@@ -267,4 +270,74 @@ async fn offers_are_listed_and_found_by_name() {
         "{}",
         String::from_utf8_lossy(&error.stderr)
     );
+}
+
+/// A vector of `specs/vectors/receipt.json`, by the beginning of its name.
+fn receipt(part: &str, name: &str) -> Value {
+    let text = crate::support::read("specs/vectors/receipt.json");
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let cases = file[part].as_array().unwrap().iter();
+    let case = cases
+        .into_iter()
+        .find(|case| case["name"].as_str().unwrap().starts_with(name));
+    case.unwrap_or_else(|| panic!("no vector {name}"))["json"].clone()
+}
+
+#[test]
+fn a_receipt_is_checked_with_nothing_but_the_receipt() {
+    let dir = home();
+    let nowhere = dir.path().join("none");
+    let file = dir.path().join("receipt.json");
+    let path = file.to_str().unwrap();
+    let verify = |receipt: &Value, more: &[&str]| {
+        std::fs::write(&file, receipt.to_string()).unwrap();
+        satlet(&nowhere, &[&["receipt", "verify", path], more].concat())
+    };
+    let good = receipt("cases", "stopped early");
+    let output = verify(&good, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for said in [
+        "of lease k3zpq7vtt2lm, final, as of 2026-09-21T14:14:00Z",
+        "npub1lycg5qvjtrp3qjf5f7zl382j9x6nrjz9sdhenvyxq8c3808qxmus6gq266",
+        "10.05 sat at https://mint.test: 1m 30s, mint fee 1 sat",
+        "30s for 3 sat",
+        "9 sat at https://mint.test (k3zpq7vtt2lm-1): the owner's choice",
+        "15.05 sat paid = 3 sat served + 9 sat refunded + 1 sat mint fees + 1 sat fees of refunds + 1.05 sat credit",
+        "right, and it all adds up",
+    ] {
+        assert!(text.contains(said), "no {said:?} in\n{text}");
+    }
+    let running = String::from_utf8(verify(&receipt("cases", "still"), &[]).stdout).unwrap();
+    assert!(running.contains("so far") && running.contains("1m 45s for 10.5 sat"));
+
+    let by = |key: &str| verify(&good, &["--by", key]).status.code();
+    let signer = good["pubkey"].as_str().unwrap();
+    assert_eq!(by(signer), Some(0));
+    assert_eq!(by(&"07".repeat(32)), Some(5), "somebody else's");
+    assert_eq!(by("nonsense"), Some(2));
+
+    for (vector, reason) in [
+        ("a payment of more", "its id is not that of what is in it"),
+        (
+            "the signature of another",
+            "the signature is not that of the key",
+        ),
+        ("signed by another key", "has signed it"),
+        (
+            "signed, and the credit",
+            "paid_msat + absorbed_msat: it says 15050",
+        ),
+        ("signed, and more was served", "40 s were charged as served"),
+        ("signed, and of another version", "version 2"),
+    ] {
+        let output = verify(&receipt("refused", vector), &[]);
+        assert_eq!(output.status.code(), Some(5), "{vector}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(reason), "{vector}: {said}");
+        assert!(output.stdout.is_empty(), "nothing of it is shown as true");
+    }
+    let none = satlet(&nowhere, &["receipt", "verify", "/nonexistent"]);
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    assert!(!nowhere.exists(), "it makes no home");
 }

@@ -7,6 +7,7 @@ mod fiat;
 mod lease;
 mod load;
 mod paygress;
+mod receipt;
 mod refunds;
 mod refusals;
 mod relay;

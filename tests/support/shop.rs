@@ -233,7 +233,7 @@ impl Shop {
             wallet: Arc::new(self.wallet.clone()),
             backend: Arc::new(backend),
             clock: Arc::new(self.clock),
-            me: PublicKey::from_bytes([9; 32]),
+            keys: nostr_sdk::Keys::generate(),
             access: Access {
                 host: "127.0.0.1".to_owned(),
                 port: 2222,

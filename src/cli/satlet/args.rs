@@ -124,6 +124,8 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         bytes: Option<usize>,
     },
+    /// Show what was paid for a lease, served and refunded, signed by the provider
+    Receipt(ReceiptArgs),
     /// End a lease and get the unserved money back
     Stop {
         /// A lease, or an unambiguous beginning of one
@@ -244,6 +246,31 @@ pub struct SshArgs {
     pub command: Vec<String>,
 }
 
+/// Arguments of `receipt`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ReceiptArgs {
+    /// A lease, or an unambiguous beginning of one
+    #[arg(required = true)]
+    pub lease: Option<String>,
+    /// What to do with a receipt.
+    #[command(subcommand)]
+    pub command: Option<ReceiptCommand>,
+}
+
+/// What can be done with a receipt.
+#[derive(Debug, Subcommand)]
+pub enum ReceiptCommand {
+    /// Check a receipt: signature and sums; asks nobody and needs no home
+    Verify {
+        /// The receipt, or `-` for standard input
+        file: String,
+        /// Who must have signed it: an npub or hex key
+        #[arg(long, value_name = "KEY")]
+        by: Option<String>,
+    },
+}
+
 /// A command of the wallet.
 #[derive(Debug, Subcommand)]
 pub enum WalletCommand {
@@ -284,6 +311,8 @@ pub enum WalletCommand {
     },
     /// Refunds that came back and tokens that are out
     Refunds,
+    /// What became of every token that went out or came in
+    History,
 }
 
 /// A command of the settings.

@@ -431,6 +431,7 @@ pub(super) async fn stop(app: &App, query: &str) -> Outcome {
         "refund_fee_msat": answer.refund_fee_msat,
         "received_msat": stopped.received,
         "credit_msat": answer.credit_msat,
+        "receipt": client.kept_receipt(&lease.provider, &answer.lease)?.map(|kept| kept.signed.id),
     });
     let mut text = format!(
         "stopped; {} served for {}",

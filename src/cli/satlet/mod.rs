@@ -3,9 +3,11 @@
 
 pub mod args;
 mod enter;
+mod history;
 mod leases;
 mod market;
 mod password;
+mod receipt;
 mod settings;
 mod wallet;
 
@@ -124,6 +126,7 @@ async fn run(cli: Cli) -> Outcome {
             to,
         } => enter::cp(&app, recursive, builtin, &from, &to).await,
         Command::Logs { lease, bytes } => leases::logs(&app, &lease, bytes).await,
+        Command::Receipt(args) => receipt::run(&app, args).await,
         Command::Stop { lease } => leases::stop(&app, &lease).await,
         Command::Wallet(command) => wallet::run(&app, command).await,
         Command::Identity { export } => settings::identity(&app, export),

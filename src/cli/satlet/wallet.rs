@@ -27,6 +27,7 @@ pub(super) async fn run(app: &App, command: WalletCommand) -> Outcome {
         WalletCommand::Mint { amount, mint } => mint_ecash(app, amount, mint.as_deref()).await,
         WalletCommand::Mints { add, remove } => mints(app, add.as_deref(), remove.as_deref()),
         WalletCommand::Refunds => refunds(&app.client()?),
+        WalletCommand::History => super::history::run(&app.client()?),
     }
 }
 
@@ -75,13 +76,11 @@ async fn balance(client: &Client) -> Outcome {
 async fn receive(app: &App, token: &str) -> Outcome {
     let token = token_text(token)?;
     let client = app.client()?;
-    let session = client.wallet().await?;
-    let info = session.wallet().inspect(&token)?;
-    let got = session.wallet().redeem(info.payment, &token).await?;
-    let json = json!({ "mint": info.mint, "received_msat": got.net, "fee_msat": got.fee });
+    let (mint, got) = client.receive(&token).await?;
+    let json = json!({ "mint": mint, "received_msat": got.net, "fee_msat": got.fee });
     Ok(Done::new(
         json,
-        format!("{} received from {}", got.net, escape(&info.mint.0)),
+        format!("{} received from {}", got.net, escape(&mint.0)),
     ))
 }
 

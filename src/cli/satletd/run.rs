@@ -108,7 +108,7 @@ async fn start(
     let (ctx, relays) = (Arc::clone(provider.ctx()), provider.relays().clone());
     let queries = ProviderQueries::new(ctx, relays, Arc::clone(&reload));
     tracing::info!(
-        provider = %provider.ctx().parts.me,
+        provider = %provider.ctx().me(),
         gateway = %provider.gateway().local_addr(),
         "satletd runs"
     );

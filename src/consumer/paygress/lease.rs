@@ -84,6 +84,7 @@ impl Client {
             standing: Standing::Open,
             note: String::new(),
             paygress: Some(more),
+            fate: None,
         });
         let written = self.keep(made, Some(paid), unwritten).await?;
         progress("waiting for the provider");

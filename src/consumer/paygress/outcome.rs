@@ -3,6 +3,7 @@
 
 use super::super::client::{Client, Progress, now};
 use super::super::error::ClientError;
+use super::super::history::Fate;
 use super::super::reads::bad_answer;
 use super::super::records::{KnownLease, PaygressLease, PaygressRequest, SavedRequest};
 use super::super::settle::Settled;
@@ -91,6 +92,7 @@ impl Client {
         save_password(&self.home, &lease, password)?;
         self.records.save_lease(&lease)?;
         let (paid_msat, mint_fee_msat) = sums(&saved, info)?;
+        saved.fate = Some(spent_for(info));
         self.close(&mut saved, "done")?;
         let answer = SpawnAnswer {
             status: lease.status.clone(),
@@ -124,6 +126,7 @@ impl Client {
             self.records.save_lease(lease)?;
         }
         let (paid_msat, mint_fee_msat) = sums(&saved, info)?;
+        saved.fate = Some(spent_for(info));
         self.close(&mut saved, "done")?;
         let answer = TopupAnswer {
             lease: info.lease.clone(),
@@ -209,4 +212,12 @@ fn new_lease(
             heard: Vec::new(),
         }),
     })
+}
+
+/// What the mint kept is not told in this dialect.
+fn spent_for(info: &PaygressRequest) -> Fate {
+    Fate::Spent {
+        lease: info.lease.clone(),
+        mint_fee: None,
+    }
 }

@@ -191,6 +191,7 @@ impl Client {
             standing: Standing::Open,
             note: String::new(),
             paygress: Some(info),
+            fate: None,
         }
     }
 }

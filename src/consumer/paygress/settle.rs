@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use super::super::client::{Client, Progress, no_answer, now};
 use super::super::error::{ClientError, Kind, Returned};
+use super::super::history::Fate;
 use super::super::purse::{Landed, unit_name};
 use super::super::reads::bad_answer;
-use super::super::records::{KnownLease, Paid, PaygressRequest, SavedRequest, Source, Standing};
+use super::super::records::{
+    KnownLease, Paid, PaygressRequest, SavedRequest, Source, Standing, Whence,
+};
 use super::super::settle::{Settled, came_back};
 use super::access::password;
 use super::keys::lease_keys;
@@ -159,6 +162,7 @@ impl Client {
         match self.land(&paid).await {
             Landed::Gone => self.paid_unanswered(saved, line, ids, progress).await,
             Landed::Wallet(net) => {
+                saved.fate = Some(Fate::TakenBack { net });
                 self.close(
                     &mut saved,
                     "never answered; the token is back in the wallet",
@@ -245,7 +249,11 @@ impl Client {
             saved.standing = Standing::TakeBack;
             saved.note.clone_from(&failure.message);
             self.records.save_request(&saved)?;
-            self.take_refunds(&saved.provider, &refunds).await
+            let whence = Whence {
+                request: Some(saved.request_id),
+                lease: None,
+            };
+            self.take_refunds(&saved.provider, &refunds, &whence).await
         };
         match noted.await {
             Ok(refunded) => self.take_token_back(saved, failure, refunded).await,
@@ -277,6 +285,7 @@ impl Client {
             let paid = paid(&saved)?;
             match self.land(&paid).await {
                 Landed::Wallet(net) => {
+                    saved.fate = Some(Fate::TakenBack { net });
                     self.close(&mut saved, &format!("{}; the token is back", error.message))?;
                     let all = net.checked_add(refunded).unwrap_or(net);
                     Ok(came_back(error.clone(), all))
@@ -315,6 +324,7 @@ impl Client {
                 .clone_into(&mut error.suggestion);
             return Ok(error);
         }
+        saved.fate = Some(Fate::Refused);
         self.close(saved, &format!("{}; it sent a refund", error.message))?;
         Ok(came_back(error, refunded))
     }
@@ -333,6 +343,7 @@ impl Client {
             Landed::Later(why)
                 if paid.source == Source::Pasted && why.code == "mint_not_accepted" =>
             {
+                saved.fate = Some(Fate::GivenBack);
                 self.close(
                     &mut saved,
                     "the pasted token was given back; its mint was not asked",

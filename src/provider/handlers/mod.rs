@@ -4,6 +4,7 @@
 mod list;
 mod logs;
 mod quote;
+mod receipt;
 mod spawn;
 mod status;
 mod stop;
@@ -53,6 +54,7 @@ pub(super) async fn handle(
         Ask::Status(ask) => status::handle(ctx, owner, &ask.lease),
         Ask::List => list::handle(ctx, owner),
         Ask::Logs(ask) => logs::handle(ctx, owner, ask).await,
+        Ask::Receipt(ask) => receipt::handle(ctx, owner, &ask.lease),
         Ask::Stop(ask) => stop::handle(ctx, owner, request.request_id, &ask.lease).await,
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn handle(
     let id = request_id(&message.rumor);
     let ask = wait::ask(message, read.as_ref().ok());
     // Providers that answered each other's replies would never end.
-    if message.sender == ctx.parts.me || Reply::read(&message.body).is_some() {
+    if message.sender == ctx.me() || Reply::read(&message.body).is_some() {
         tracing::debug!(rumor = %message.rumor, "a reply, and no request; ignored");
         return dispatch::done(ctx, message, None).await;
     }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
+use crate::core::receipt::Receipt;
 
 /// What happens to a lease from outside.
 #[derive(Clone, Debug)]
@@ -128,8 +129,10 @@ impl World {
             PaymentState::Redeemed => {
                 let taken = self.lease.phase == Phase::Reserved || self.lease.takes_topup();
                 self.model_paid(payment.face.get(), payment.fee.get(), taken);
+                let sold = self.lease.sold_seconds;
                 self.on(paid(payment.face.get(), payment.fee.get()));
                 payment = payment.learn(Learnt::Settled).unwrap();
+                payment.added_seconds = self.lease.sold_seconds - sold;
             }
             PaymentState::Rejected => {
                 if self.lease.phase == Phase::Reserved {
@@ -280,6 +283,11 @@ impl World {
         }
         assert_eq!(self.lease.money.paid.get(), self.model.paid);
         assert_eq!(self.lease.money.refunded.get(), self.model.got_back);
+        // Whenever it is asked for, there is a receipt that adds up.
+        let (me, payments) = (PublicKey::from_bytes([9; 32]), &self.payments);
+        let receipt = Receipt::of(me, &self.lease, payments, now).unwrap();
+        assert_eq!(receipt.check(now), Ok(()), "{receipt:?}");
+        assert_eq!(receipt.served_seconds, self.model.served);
     }
 
     fn happens(&mut self, what: &Happens) {
