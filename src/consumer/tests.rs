@@ -176,6 +176,7 @@ fn quote_for(seconds: Option<u64>) -> QuoteAnswer {
         max_msat: Msat::new(RATE * 3_600),
         seconds,
         mints: terms(),
+        lock: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,
@@ -213,6 +214,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
             templates: Vec::new(),
             images: vec!["host".to_owned()],
             mints: terms(),
+            lock_key: None,
             relays: vec!["wss://provider.example".to_owned()],
             limits: Limits {
                 max_request_bytes: 1,

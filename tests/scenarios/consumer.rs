@@ -184,6 +184,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
             templates: Vec::new(),
             images: vec!["host".to_owned()],
             mints: terms(mint),
+            lock_key: None,
             relays: vec![relay.to_owned()],
             limits: Limits {
                 max_request_bytes: 32_768,
@@ -212,6 +213,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         max_msat: Msat::new(RATE * 3_600),
         seconds,
         mints: terms(mint),
+        lock: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,

@@ -5,6 +5,7 @@ pub mod consumer;
 mod crash;
 mod lease;
 mod load;
+mod locks;
 mod paygress;
 mod refusals;
 mod relay;
