@@ -81,6 +81,7 @@ impl Home {
             "refunds",
             "given",
             "paying",
+            "locks",
         ] {
             let path = home.root.join(dir);
             files::private_dir(&path).map_err(|error| unusable(&path, &error))?;

@@ -5,18 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::choice::{mint_names, no_balance, ways};
-use super::client::Client;
+use super::choice::{Way, mint_names, no_balance, ways};
+use super::client::{Client, now};
 use super::error::{ClientError, Kind};
 use super::files::Lock;
 use super::home::Home;
-use super::records::{Given, Paid, RefundStanding, SavedRefund, Source};
+use super::records::{Given, Paid, RefundStanding, SavedLock, SavedRefund, Source};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
+use crate::core::time::Timestamp;
 use crate::protocol::error::Money;
 use crate::protocol::reply::MintTerms;
 use crate::wallet;
 use crate::wallet::cdk_wallet::{CdkWallet, WalletMint, WalletOptions};
-use crate::wallet::{MintUrl, RedemptionState, SentToken, Unit, Wallet, WalletError, seed};
+use crate::wallet::{
+    LockTo, MintUrl, ProofsState, RedemptionState, SentToken, Unit, Wallet, WalletError, face_for,
+    seed,
+};
 
 /// How long a command waits for another that has the wallet open.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -26,6 +31,16 @@ const CLOSING: Duration = Duration::from_secs(5);
 const MINT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests to one mint that may be started in a minute.
 const MINT_REQUESTS_PER_MINUTE: u32 = 50;
+
+/// How often a mint is asked again for a locked token whose answer was lost.
+const LOCK_ATTEMPTS: usize = 3;
+
+/// To whom a token is locked, and until when.
+#[derive(Clone, Debug)]
+pub(super) struct Locking {
+    pub(super) key: LockKey,
+    pub(super) until: Timestamp,
+}
 
 /// The money of a request, and what holds the wallet until it is written down.
 pub(super) type Payment = (Paid, Option<Unwritten>);
@@ -55,15 +70,19 @@ impl Session {
 /// put the token back.
 pub(super) struct Unwritten {
     marker: PathBuf,
+    /// Where it is written down that the token was being locked.
+    lock: Option<PathBuf>,
     _session: Arc<Session>,
 }
 
 impl Unwritten {
     /// The token is written down.
     pub(super) fn written(self) {
-        if let Err(error) = std::fs::remove_file(&self.marker) {
-            // Harmless: what is written down is never put back.
-            tracing::debug!(%error, "a marker stays");
+        for path in [Some(self.marker), self.lock].into_iter().flatten() {
+            if let Err(error) = std::fs::remove_file(path) {
+                // Harmless: what is written down is never put back.
+                tracing::debug!(%error, "a marker stays");
+            }
         }
     }
 }
@@ -138,10 +157,71 @@ impl Client {
                 }
             }
         }
+        self.end_locks(session).await?;
         for marker in markers {
             std::fs::remove_file(marker)?;
         }
         Ok(())
+    }
+
+    /// Finds out about tokens that were being locked just before a crash. What
+    /// cannot be found out now is looked at again next time.
+    async fn end_locks(&self, session: &Session) -> Result<(), ClientError> {
+        let wallet = session.wallet();
+        for mut lock in self.records.locks()? {
+            if lock.locked.is_some() {
+                continue;
+            }
+            if self.records.is_sent(lock.to.index)? {
+                self.records.remove_lock(lock.to.index)?;
+                continue;
+            }
+            let spent = match wallet.check(&lock.plain).await {
+                Ok(ProofsState::Unspent) => put_back_plain(session, &lock).await,
+                Ok(ProofsState::Spent) => Err(WalletError::Spent),
+                Ok(ProofsState::Pending) => continue,
+                Err(error) => Err(error),
+            };
+            let locked = match spent {
+                Ok(()) => {
+                    self.records.remove_lock(lock.to.index)?;
+                    continue;
+                }
+                Err(WalletError::Spent) => wallet.lock(&lock.plain, &lock.to).await,
+                Err(error) => Err(error),
+            };
+            match locked {
+                Ok(sent) => {
+                    lock.locked = Some(paid_by(sent, Some(lock.to.clone())));
+                    self.records.save_lock(&lock)?;
+                }
+                // Put back before.
+                Err(WalletError::Spent) => self.records.remove_lock(lock.to.index)?,
+                Err(error) => tracing::warn!(%error, "a locked token is looked at again next time"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes tokens back that were locked and never sent, once that is possible;
+    /// the sum that came in.
+    pub(super) async fn unlock_unsent(&self) -> Result<Msat, ClientError> {
+        let mut sum = Msat::ZERO;
+        for lock in self.records.locks()? {
+            let Some(paid) = lock.locked.as_ref().filter(|_| now() > lock.to.locktime) else {
+                continue;
+            };
+            match self.put_back(paid).await {
+                Landed::Wallet(net) => sum = sum.checked_add(net).unwrap_or(sum),
+                Landed::Later(error) => {
+                    tracing::debug!(message = error.message, "taken back later");
+                    continue;
+                }
+                Landed::Gone | Landed::Worthless(_) => {}
+            }
+            self.records.remove_lock(lock.to.index)?;
+        }
+        Ok(sum)
     }
 
     /// Makes a token of our own money.
@@ -156,6 +236,7 @@ impl Client {
         let marker = self.records.mark()?;
         let unwritten = Unwritten {
             marker,
+            lock: None,
             _session: Arc::clone(&session),
         };
         match session.wallet().send(mint, unit, amount, include_fee).await {
@@ -176,8 +257,8 @@ impl Client {
     pub async fn give(&self, mint: &MintUrl, amount: Msat) -> Result<Given, ClientError> {
         let (sent, unwritten) = self.make_token(mint, &Unit::Sat, amount, false).await?;
         let given = Given {
-            paid: paid_by(sent),
-            at: super::client::now(),
+            paid: paid_by(sent, None),
+            at: now(),
         };
         let saved = self.records.save_given(&given);
         let result = match saved {
@@ -195,16 +276,18 @@ impl Client {
         terms: &[MintTerms],
         amount: Msat,
         at_most: Option<Msat>,
+        lock: Option<&Locking>,
     ) -> Result<Payment, ClientError> {
         let session = self.wallet().await?;
         let balances = session.wallet().balances().await?;
         let mut failed = None;
         for way in ways(terms, &balances, amount, at_most) {
-            match self
-                .make_token(&way.mint, &way.unit, way.amount, true)
-                .await
-            {
-                Ok((sent, unwritten)) => return Ok((paid_by(sent), Some(unwritten))),
+            let made = match lock {
+                Some(lock) => self.make_locked_if_kept(&session, &way, lock).await,
+                None => self.make_plain(&way).await,
+            };
+            match made {
+                Ok((paid, unwritten)) => return Ok((paid, Some(unwritten))),
                 Err(error) if error.money == Money::Pending => return Err(error),
                 Err(error) => failed = Some(error),
             }
@@ -213,6 +296,60 @@ impl Client {
             Some(error) if error.code != "no_balance" => error,
             _ => no_balance(terms, &balances, amount),
         })
+    }
+
+    /// Makes a locked token; a plain one at a mint that keeps no locks, where a
+    /// lock is worth nothing.
+    async fn make_locked_if_kept(
+        &self,
+        session: &Session,
+        way: &Way,
+        lock: &Locking,
+    ) -> Result<(Paid, Unwritten), ClientError> {
+        let facts = session.wallet().facts(&way.mint).await?;
+        if facts.locks {
+            self.make_locked(way, facts.input_fee_ppk, lock).await
+        } else {
+            self.make_plain(way).await
+        }
+    }
+
+    async fn make_plain(&self, way: &Way) -> Result<(Paid, Unwritten), ClientError> {
+        let made = self.make_token(&way.mint, &way.unit, way.amount, true);
+        let (sent, unwritten) = made.await?;
+        Ok((paid_by(sent, None), unwritten))
+    }
+
+    /// Makes a token that is locked to the provider, worth the way's amount to
+    /// it. It is made of a plain one, and what turns it into the locked one is
+    /// written down in between.
+    async fn make_locked(
+        &self,
+        way: &Way,
+        fee_ppk: u64,
+        lock: &Locking,
+    ) -> Result<(Paid, Unwritten), ClientError> {
+        let face = face_with_fee(way, fee_ppk).ok_or(WalletError::TooSmall)?;
+        let (plain, mut unwritten) = self.make_token(&way.mint, &way.unit, face, true).await?;
+        let saved = self.records.new_lock(&lock.key, lock.until, &plain.token)?;
+        unwritten.lock = Some(self.records.lock_path(saved.to.index));
+        let session = self.wallet().await?;
+        let mut left = LOCK_ATTEMPTS;
+        loop {
+            left -= 1;
+            match session.wallet().lock(&plain.token, &saved.to).await {
+                Ok(sent) => return Ok((paid_by(sent, Some(saved.to)), unwritten)),
+                Err(WalletError::OutcomeUnknown(_)) if left > 0 => {}
+                // What is written down stays for the next opening.
+                Err(error @ WalletError::OutcomeUnknown(_)) => return Err(error.into()),
+                Err(error) => {
+                    if put_back_plain(&session, &saved).await.is_ok() {
+                        unwritten.written();
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
     }
 
     /// Reads a token that the user pasted, as far as that goes without a mint.
@@ -244,12 +381,24 @@ impl Client {
             unit: info.unit,
             face: info.face,
             source: Source::Pasted,
+            lock: None,
         };
         Ok((paid, None))
     }
 
-    /// Puts a token that our wallet made back into it.
-    pub(super) async fn put_back(&self, token: &str) -> Landed {
+    /// Puts a token that our wallet made back into it; a locked one not before
+    /// its locktime.
+    pub(super) async fn put_back(&self, paid: &Paid) -> Landed {
+        let token = &paid.token;
+        if let Some(lock) = &paid.lock {
+            if now() <= lock.locktime {
+                return Landed::Later(locked_until(lock));
+            }
+            return match self.try_take_in(token, Some(lock.index)).await {
+                Ok(landed) => landed,
+                Err(error) => Landed::Later(error),
+            };
+        }
         let reclaimed = async {
             let session = self.wallet().await?;
             let Some(cdk) = session.cdk() else {
@@ -273,13 +422,14 @@ impl Client {
     /// Brings a token into our wallet; asks before it redeems, so that doing
     /// it again after a crash does no harm.
     pub(super) async fn take_in(&self, token: &str) -> Landed {
-        match self.try_take_in(token).await {
+        match self.try_take_in(token, None).await {
             Ok(result) => result,
             Err(error) => Landed::Later(error),
         }
     }
 
-    async fn try_take_in(&self, token: &str) -> Result<Landed, ClientError> {
+    /// `refund`: the number of our refund key that opens it.
+    async fn try_take_in(&self, token: &str, refund: Option<u64>) -> Result<Landed, ClientError> {
         let session = self.wallet().await?;
         let wallet = session.wallet();
         let info = match wallet.inspect(token) {
@@ -297,7 +447,11 @@ impl Client {
             }
             RedemptionState::NotDone => {}
         }
-        match wallet.redeem(info.payment, token).await {
+        let redeemed = match refund {
+            Some(index) => wallet.take_back(info.payment, token, index).await,
+            None => wallet.redeem(info.payment, token).await,
+        };
+        match redeemed {
             Ok(redeemed) => Ok(Landed::Wallet(redeemed.net)),
             Err(WalletError::Spent) => Ok(Landed::Gone),
             Err(error @ WalletError::TooSmall) => Ok(Landed::Worthless(error.to_string())),
@@ -395,13 +549,50 @@ async fn open_wallet(home: &Home, mints: &[String]) -> Result<CdkWallet, ClientE
     }
 }
 
-fn paid_by(sent: SentToken) -> Paid {
+/// Puts the plain token of a lock back, which the mint says is unspent.
+async fn put_back_plain(session: &Session, lock: &SavedLock) -> Result<(), WalletError> {
+    if let Some(cdk) = session.cdk() {
+        match cdk.reclaim(&lock.plain).await {
+            // The wallet no longer counts it as sent: as any other token.
+            Err(WalletError::Refused(_)) => {}
+            done => return done.map(drop),
+        }
+    }
+    let wallet = session.wallet();
+    let payment = wallet.inspect(&lock.plain)?.payment;
+    match wallet.redemption(payment, &lock.plain).await? {
+        RedemptionState::Done(_) => Ok(()),
+        RedemptionState::NotDone => wallet.redeem(payment, &lock.plain).await.map(drop),
+        RedemptionState::SpentElsewhere => Err(WalletError::Spent),
+        RedemptionState::Unknown => Err(WalletError::OutcomeUnknown("asked again later".into())),
+    }
+}
+
+/// The face of a locked token that leaves the way's amount to its receiver.
+fn face_with_fee(way: &Way, fee_ppk: u64) -> Option<Msat> {
+    match way.unit {
+        Unit::Sat => Msat::from_sat(face_for(fee_ppk, way.amount.whole_sat())),
+        Unit::Msat => Some(Msat::new(face_for(fee_ppk, way.amount.get()))),
+    }
+}
+
+fn locked_until(lock: &LockTo) -> ClientError {
+    ClientError::new(
+        Kind::Payment,
+        "locked",
+        format!("it is locked to the provider until {}", lock.locktime),
+        "Nothing is lost: the first command with money after that takes it back.",
+    )
+}
+
+fn paid_by(sent: SentToken, lock: Option<LockTo>) -> Paid {
     Paid {
         token: sent.token,
         mint: sent.mint,
         unit: sent.unit,
         face: sent.face,
         source: Source::Wallet,
+        lock,
     }
 }
 

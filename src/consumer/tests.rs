@@ -21,14 +21,16 @@ use crate::protocol::error::{Code, Money, WireError};
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use crate::protocol::offer::{Extension, Gateway, Limits, Offer, Spec};
 use crate::protocol::reply::{
-    Access, Answer, LeaseState, LeaseStatus, Message, MintTerms, Notice, Outcome, QuoteAnswer,
-    Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
+    Access, Answer, LeaseState, LeaseStatus, LockTerms, Message, MintTerms, Notice, Outcome,
+    QuoteAnswer, Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
 };
 use crate::protocol::request::{Ask, Request};
 use crate::relay::convert::now;
 use crate::relay::{Ack, Incoming};
 use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
+
+mod locks;
 
 const MINT: &str = "https://mint.example";
 const RATE: u64 = 100;
@@ -46,6 +48,8 @@ struct Stage {
     to_client: Mutex<Option<mpsc::Sender<Incoming>>>,
     /// What relays say to requests with money.
     ack: Mutex<Ack>,
+    /// How the provider takes locked tokens.
+    lock: Mutex<Option<LockTerms>>,
 }
 
 #[async_trait]
@@ -73,7 +77,10 @@ impl Post for Stage {
                 *nth
             };
             let outcomes = match &request.ask {
-                Ask::Quote(ask) => vec![done(Answer::Quote(quote_for(ask.seconds)))],
+                Ask::Quote(ask) => vec![done(Answer::Quote(QuoteAnswer {
+                    lock: self.lock.lock().unwrap().clone(),
+                    ..quote_for(ask.seconds)
+                }))],
                 _ => (self.script.lock().unwrap())(&request, nth),
             };
             for outcome in outcomes {
@@ -316,6 +323,7 @@ impl World {
             seen: Mutex::default(),
             to_client: Mutex::default(),
             ack: Mutex::new(Ack::Accepted),
+            lock: Mutex::default(),
         });
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -327,6 +335,13 @@ impl World {
 
     /// A client in the same home: each call stands for a new process.
     fn client(&self, timeout: Duration) -> Client {
+        self.client_with(ClientOptions {
+            timeout: Some(timeout),
+            ..ClientOptions::default()
+        })
+    }
+
+    fn client_with(&self, options: ClientOptions) -> Client {
         let settings = Settings {
             mints: vec![MINT.to_owned()],
             ..Settings::default()
@@ -334,12 +349,11 @@ impl World {
         Client::open(
             self.dir.path(),
             ClientOptions {
-                timeout: Some(timeout),
                 resend: Some(Duration::from_millis(30)),
                 settings: Some(settings),
                 wallet: Some(Arc::new(self.wallet.clone())),
                 post: Some(Arc::clone(&self.stage) as _),
-                ..ClientOptions::default()
+                ..options
             },
         )
         .unwrap()
