@@ -37,6 +37,13 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a spawn, top-up or stop may take, unless told otherwise: an image
 /// may have to be pulled.
 pub const MONEY_TIMEOUT: Duration = Duration::from_secs(300);
+/// A locked token can be taken back so long after its request's deadline, or
+/// later where the provider asks for more: by then every answer that was under
+/// way is there.
+pub const LOCK_AFTER: Duration = Duration::from_secs(3600);
+/// A provider that wants tokens to be locked for longer ahead than this is not
+/// paid with one.
+pub const LOCK_MOST: Duration = Duration::from_secs(24 * 3600);
 /// A request without an answer is sent again this often.
 pub const RESEND: Duration = Duration::from_secs(10);
 /// Relays are told where we read messages at least this often.
@@ -51,6 +58,11 @@ pub struct ClientOptions {
     pub timeout: Option<Duration>,
     /// How often an unanswered request is sent again; `None`: [`RESEND`].
     pub resend: Option<Duration>,
+    /// Pay with unlocked tokens, also where a provider takes locked ones.
+    pub no_lock: bool,
+    /// How long a token is locked, from when it is made; `None`: until
+    /// [`LOCK_AFTER`] after its request's deadline.
+    pub lock_for: Option<Duration>,
     /// Settings instead of those in the home.
     pub settings: Option<Settings>,
     /// A wallet instead of the one in the home.
@@ -67,6 +79,8 @@ pub struct Client {
     pub(super) given_wallet: Option<Arc<dyn Wallet>>,
     pub(super) session: Mutex<std::sync::Weak<Session>>,
     pub(super) timeout: Option<Duration>,
+    pub(super) no_lock: bool,
+    pub(super) lock_for: Option<Duration>,
     pub(super) keys: Keys,
     post: Arc<dyn Post>,
     pub(super) relays: Vec<String>,
@@ -121,6 +135,8 @@ impl Client {
             given_wallet: options.wallet,
             session: Mutex::new(std::sync::Weak::new()),
             timeout: options.timeout,
+            no_lock: options.no_lock,
+            lock_for: options.lock_for,
             keys,
             post,
             relays,

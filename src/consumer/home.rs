@@ -83,6 +83,7 @@ impl Home {
             "given",
             "received",
             "paying",
+            "locks",
         ] {
             let path = home.root.join(dir);
             files::private_dir(&path).map_err(|error| unusable(&path, &error))?;

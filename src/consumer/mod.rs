@@ -11,7 +11,8 @@
 //! * [`records`]: requests, refunds, leases.
 //! * [`providers`]: from a name to an offer.
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
-//! * `choice`: which mint pays. [`purse`]: taking tokens back, receiving refunds.
+//! * `choice`: which mint pays. `locked`: tokens that only the provider can
+//!   spend for a while. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
 //! * [`history`]: what became of every token.
 //! * [`receipts`]: what a lease cost, signed by its provider.
@@ -24,6 +25,7 @@ pub mod error;
 pub mod files;
 pub mod history;
 pub mod home;
+mod locked;
 mod mailbox;
 pub mod money;
 pub mod paygress;

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::client::{Client, MONEY_TIMEOUT, Progress, body_of, now};
+use super::client::{Client, LOCK_AFTER, LOCK_MOST, MONEY_TIMEOUT, Progress, body_of, now};
 use super::error::{ClientError, Kind};
 use super::files::Lock;
+use super::locked::Locking;
 use super::post::Letter;
 use super::providers::Provider;
 use super::purse::{Payment, Unwritten};
@@ -14,8 +15,9 @@ use super::settle::Settled;
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
 use crate::core::pricing::price;
+use crate::core::time::Timestamp;
 use crate::protocol::reply::{
-    Answer, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
+    Answer, LockTerms, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
 };
 use crate::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
 
@@ -121,7 +123,7 @@ impl Client {
             token,
             quote_id: Some(quote.quote_id),
         });
-        let lease = Peer::of(provider, quote.mints);
+        let lease = Peer::of(provider, quote.mints, quote.lock);
         let written = self.write_down(lease, ask, Some(paid), ssh_key).await?;
         let (id, face) = (written.saved.request_id, face_of(&written.saved));
         progress("waiting for the workload");
@@ -159,7 +161,11 @@ impl Client {
         let rate = lease.status.rate_msat_per_s;
         let paid = match pay {
             Pay::Token(token) => self.pasted(&token, &lease.mints)?,
-            Pay::Amount(amount) => self.pay_asked(&lease.mints, amount, None, confirm).await?,
+            Pay::Amount(amount) => {
+                let lock = self.locking(lease.lock.as_ref())?;
+                self.pay_asked(&lease.mints, amount, None, lock, confirm)
+                    .await?
+            }
             Pay::Seconds(_) | Pay::Minimum => {
                 let seconds = if let Pay::Seconds(seconds) = pay {
                     seconds
@@ -167,7 +173,9 @@ impl Client {
                     60
                 };
                 let amount = price(seconds, rate).ok_or_else(too_much)?;
-                self.pay_asked(&lease.mints, amount, None, confirm).await?
+                let lock = self.locking(lease.lock.as_ref())?;
+                self.pay_asked(&lease.mints, amount, None, lock, confirm)
+                    .await?
             }
         };
         let ask = Ask::Topup(Topup {
@@ -260,7 +268,8 @@ impl Client {
             Pay::Amount(amount) => *amount,
         };
         progress(&format!("paying {amount}"));
-        self.pay_asked(&quote.mints, amount, Some(most), confirm)
+        let lock = self.locking(quote.lock.as_ref())?;
+        self.pay_asked(&quote.mints, amount, Some(most), lock, confirm)
             .await
     }
 
@@ -269,6 +278,7 @@ impl Client {
         mints: &[MintTerms],
         amount: Msat,
         at_most: Option<Msat>,
+        lock: Option<Locking>,
         confirm: Confirm<'_>,
     ) -> Result<Payment, ClientError> {
         if !confirm(amount) {
@@ -278,7 +288,41 @@ impl Client {
                 "Say --yes, or raise the limit: satlet config set ask_above_sat N.",
             ));
         }
-        self.pay(mints, amount, at_most).await
+        self.pay(mints, amount, at_most, lock.as_ref()).await
+    }
+
+    /// To whom the token of a request that is made now is locked, and until
+    /// when; `None`: it is not locked.
+    fn locking(&self, terms: Option<&LockTerms>) -> Result<Option<Locking>, ClientError> {
+        let Some(terms) = terms.filter(|_| !self.no_lock) else {
+            return Ok(None);
+        };
+        if terms.min_seconds > LOCK_MOST.as_secs() {
+            return Err(ClientError::usage(
+                "lock_too_long",
+                format!(
+                    "the provider wants tokens to be locked for {} s ahead",
+                    terms.min_seconds
+                ),
+                "Choose another provider, or pay with an unlocked token: --no-lock.",
+            ));
+        }
+        let after = LOCK_AFTER.as_secs().max(terms.min_seconds);
+        let until = match self.lock_for {
+            Some(time) => now().plus(time),
+            None => self.ends().plus_secs(after),
+        };
+        Ok(Some(Locking {
+            key: terms.key.clone(),
+            until,
+        }))
+    }
+
+    /// After this the provider refuses a request that is written now.
+    fn ends(&self) -> Timestamp {
+        now()
+            .plus(self.timeout.unwrap_or(MONEY_TIMEOUT))
+            .plus(MONEY_TIMEOUT)
     }
 
     /// Writes a request down; only afterwards may it be sent.
@@ -293,9 +337,7 @@ impl Client {
             payment.map_or((None, None), |(paid, unwritten)| (Some(paid), unwritten));
         let kind = ask.name().to_owned();
         let id = RequestId::new(uuid::Uuid::new_v4());
-        let expires_at = now()
-            .plus(self.timeout.unwrap_or(MONEY_TIMEOUT))
-            .plus(MONEY_TIMEOUT);
+        let expires_at = self.ends();
         let mut request = Request::new(id, ask);
         request.expires_at = paid.is_some().then_some(expires_at);
         let made = body_of(&request).map(|body| SavedRequest {
@@ -308,6 +350,7 @@ impl Client {
             expires_at,
             relays: peer.relays,
             mints: peer.mints,
+            lock: peer.lock,
             paid: paid.clone(),
             ssh_key,
             standing: Standing::Open,
@@ -332,6 +375,22 @@ impl Client {
             Ok(Written { saved, claim })
         });
         let result = match (made, paid) {
+            // It comes back after its locktime; what was written down before the
+            // mint was asked stays for that.
+            (
+                Err(error),
+                Some(Paid {
+                    lock: Some(lock), ..
+                }),
+            ) => {
+                return Err(ClientError {
+                    message: format!(
+                        "{}; the token was not sent, and comes back after {}",
+                        error.message, lock.locktime
+                    ),
+                    ..error
+                });
+            }
             // Nothing was sent, so the token is simply put back.
             (Err(error), Some(paid)) => Err(self.undo(error, &paid).await),
             (made, _) => made,
@@ -422,10 +481,11 @@ struct Peer {
     name: String,
     relays: Vec<String>,
     mints: Vec<MintTerms>,
+    lock: Option<LockTerms>,
 }
 
 impl Peer {
-    fn of(provider: &Provider, mints: Vec<MintTerms>) -> Self {
+    fn of(provider: &Provider, mints: Vec<MintTerms>, lock: Option<LockTerms>) -> Self {
         let mints = if mints.is_empty() {
             accepted_mints(provider)
         } else {
@@ -436,6 +496,7 @@ impl Peer {
             name: provider.offer.hostname.clone(),
             relays: provider.relays(),
             mints,
+            lock,
         }
     }
 
@@ -445,6 +506,7 @@ impl Peer {
             name: lease.provider_name.clone(),
             relays: lease.relays.clone(),
             mints: lease.mints.clone(),
+            lock: lease.lock.clone(),
         }
     }
 }

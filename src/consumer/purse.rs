@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::choice::{mint_names, no_balance, ways};
-use super::client::Client;
+use super::choice::{Way, mint_names, no_balance, ways};
+use super::client::{Client, now};
 use super::error::{ClientError, Kind};
 use super::files::Lock;
 use super::home::Home;
+use super::locked::{Locking, locked_until};
 use super::records::{Given, Paid, RefundStanding, SavedRefund, Source};
 use crate::core::money::Msat;
 use crate::protocol::error::Money;
 use crate::protocol::reply::MintTerms;
 use crate::wallet;
 use crate::wallet::cdk_wallet::{CdkWallet, WalletMint, WalletOptions};
-use crate::wallet::{MintUrl, RedemptionState, SentToken, Unit, Wallet, WalletError, seed};
+use crate::wallet::{LockTo, MintUrl, RedemptionState, SentToken, Unit, Wallet, WalletError, seed};
 
 /// How long a command waits for another that has the wallet open.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -55,15 +56,19 @@ impl Session {
 /// put the token back.
 pub(super) struct Unwritten {
     marker: PathBuf,
+    /// Where it is written down that the token was being locked.
+    pub(super) lock: Option<PathBuf>,
     _session: Arc<Session>,
 }
 
 impl Unwritten {
     /// The token is written down.
     pub(super) fn written(self) {
-        if let Err(error) = std::fs::remove_file(&self.marker) {
-            // Harmless: what is written down is never put back.
-            tracing::debug!(%error, "a marker stays");
+        for path in [Some(self.marker), self.lock].into_iter().flatten() {
+            if let Err(error) = std::fs::remove_file(path) {
+                // Harmless: what is written down is never put back.
+                tracing::debug!(%error, "a marker stays");
+            }
         }
     }
 }
@@ -138,6 +143,7 @@ impl Client {
                 }
             }
         }
+        self.end_locks(session).await?;
         for marker in markers {
             std::fs::remove_file(marker)?;
         }
@@ -156,6 +162,7 @@ impl Client {
         let marker = self.records.mark()?;
         let unwritten = Unwritten {
             marker,
+            lock: None,
             _session: Arc::clone(&session),
         };
         match session.wallet().send(mint, unit, amount, include_fee).await {
@@ -176,8 +183,8 @@ impl Client {
     pub async fn give(&self, mint: &MintUrl, amount: Msat) -> Result<Given, ClientError> {
         let (sent, unwritten) = self.make_token(mint, &Unit::Sat, amount, false).await?;
         let given = Given {
-            paid: paid_by(sent),
-            at: super::client::now(),
+            paid: paid_by(sent, None),
+            at: now(),
         };
         let saved = self.records.save_given(&given);
         let result = match saved {
@@ -195,16 +202,18 @@ impl Client {
         terms: &[MintTerms],
         amount: Msat,
         at_most: Option<Msat>,
+        lock: Option<&Locking>,
     ) -> Result<Payment, ClientError> {
         let session = self.wallet().await?;
         let balances = session.wallet().balances().await?;
         let mut failed = None;
         for way in ways(terms, &balances, amount, at_most) {
-            match self
-                .make_token(&way.mint, &way.unit, way.amount, true)
-                .await
-            {
-                Ok((sent, unwritten)) => return Ok((paid_by(sent), Some(unwritten))),
+            let made = match lock {
+                Some(lock) => self.make_locked_if_kept(&session, &way, lock).await,
+                None => self.make_plain(&way).await,
+            };
+            match made {
+                Ok((paid, unwritten)) => return Ok((paid, Some(unwritten))),
                 Err(error) if error.money == Money::Pending => return Err(error),
                 Err(error) => failed = Some(error),
             }
@@ -213,6 +222,12 @@ impl Client {
             Some(error) if error.code != "no_balance" => error,
             _ => no_balance(terms, &balances, amount),
         })
+    }
+
+    pub(super) async fn make_plain(&self, way: &Way) -> Result<(Paid, Unwritten), ClientError> {
+        let made = self.make_token(&way.mint, &way.unit, way.amount, true);
+        let (sent, unwritten) = made.await?;
+        Ok((paid_by(sent, None), unwritten))
     }
 
     /// Reads a token that the user pasted, as far as that goes without a mint.
@@ -244,12 +259,24 @@ impl Client {
             unit: info.unit,
             face: info.face,
             source: Source::Pasted,
+            lock: None,
         };
         Ok((paid, None))
     }
 
-    /// Puts a token that our wallet made back into it.
-    pub(super) async fn put_back(&self, token: &str) -> Landed {
+    /// Puts a token that our wallet made back into it; a locked one not before
+    /// its locktime.
+    pub(super) async fn put_back(&self, paid: &Paid) -> Landed {
+        let token = &paid.token;
+        if let Some(lock) = &paid.lock {
+            if now() <= lock.locktime {
+                return Landed::Later(locked_until(lock));
+            }
+            return match self.try_take_in(token, Some(lock.index)).await {
+                Ok(landed) => landed,
+                Err(error) => Landed::Later(error),
+            };
+        }
         let reclaimed = async {
             let session = self.wallet().await?;
             let Some(cdk) = session.cdk() else {
@@ -273,13 +300,14 @@ impl Client {
     /// Brings a token into our wallet; asks before it redeems, so that doing
     /// it again after a crash does no harm.
     pub(super) async fn take_in(&self, token: &str) -> Landed {
-        match self.try_take_in(token).await {
+        match self.try_take_in(token, None).await {
             Ok(result) => result,
             Err(error) => Landed::Later(error),
         }
     }
 
-    async fn try_take_in(&self, token: &str) -> Result<Landed, ClientError> {
+    /// `refund`: the number of our refund key that opens it.
+    async fn try_take_in(&self, token: &str, refund: Option<u64>) -> Result<Landed, ClientError> {
         let session = self.wallet().await?;
         let wallet = session.wallet();
         let info = match wallet.inspect(token) {
@@ -297,7 +325,11 @@ impl Client {
             }
             RedemptionState::NotDone => {}
         }
-        match wallet.redeem(info.payment, token).await {
+        let redeemed = match refund {
+            Some(index) => wallet.take_back(info.payment, token, index).await,
+            None => wallet.redeem(info.payment, token).await,
+        };
+        match redeemed {
             Ok(redeemed) => Ok(Landed::Wallet(redeemed.net)),
             Err(WalletError::Spent) => Ok(Landed::Gone),
             Err(error @ WalletError::TooSmall) => Ok(Landed::Worthless(error.to_string())),
@@ -395,13 +427,14 @@ async fn open_wallet(home: &Home, mints: &[String]) -> Result<CdkWallet, ClientE
     }
 }
 
-fn paid_by(sent: SentToken) -> Paid {
+pub(super) fn paid_by(sent: SentToken, lock: Option<LockTo>) -> Paid {
     Paid {
         token: sent.token,
         mint: sent.mint,
         unit: sent.unit,
         face: sent.face,
         source: Source::Wallet,
+        lock,
     }
 }
 

@@ -124,6 +124,7 @@ impl Client {
                 provider_name: provider.offer.hostname.clone(),
                 relays: provider.relays(),
                 mints: accepted_mints(provider),
+                lock: known.as_ref().and_then(|known| known.lock.clone()),
                 ssh_key: known.and_then(|known| known.ssh_key),
                 status,
                 seen_at: now(),

@@ -7,6 +7,8 @@
 //! * `given/`, `received/`: tokens that were given away and put in by hand.
 //! * `receipts/<lease>.<provider>.json`: the newest receipt of each lease, as its
 //!   provider signed it.
+//! * `locks/<index>.json`: a token that is being locked to a provider, written
+//!   before the mint is asked; gone once a request has it.
 //! * `leases/<lease>.<provider>.json`: leases that are known. Passwords of leases
 //!   that have one are in `ssh/passwords/`.
 //!
@@ -29,11 +31,12 @@ use super::files::{self, Lock};
 use super::history::Fate;
 use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Spec;
 use crate::protocol::receipt::SignedReceipt;
-use crate::protocol::reply::{LeaseStatus, MintTerms, Refund};
-use crate::wallet::{MintUrl, Unit};
+use crate::protocol::reply::{LeaseStatus, LockTerms, MintTerms, Refund};
+use crate::wallet::{LockTo, MintUrl, Unit};
 
 /// Who made a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,10 @@ pub struct Paid {
     pub face: Msat,
     /// Who made it.
     pub source: Source,
+    /// To whom our wallet locked it, and how it comes back; `None`: not locked
+    /// by us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockTo>,
 }
 
 impl std::fmt::Debug for Paid {
@@ -65,6 +72,29 @@ impl std::fmt::Debug for Paid {
         f.debug_struct("Paid")
             .field("mint", &self.mint)
             .field("face", &self.face)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token that is being locked. Between writing this down and writing the
+/// request down, the money is in `plain` or in `locked`, and the mint knows which.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLock {
+    /// To whom, and how it comes back.
+    pub to: LockTo,
+    /// The token as it was before. Money.
+    pub plain: String,
+    /// The locked token, where a crash left it without a request: it comes back
+    /// after its locktime.
+    #[serde(default)]
+    pub locked: Option<Paid>,
+}
+
+impl std::fmt::Debug for SavedLock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SavedLock")
+            .field("to", &self.to)
+            .field("locked", &self.locked)
             .finish_non_exhaustive()
     }
 }
@@ -109,6 +139,9 @@ pub struct SavedRequest {
     /// Mints that the provider accepts.
     #[serde(default)]
     pub mints: Vec<MintTerms>,
+    /// How the provider takes locked tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockTerms>,
     /// The money in it.
     pub paid: Option<Paid>,
     /// The private SSH key that will open the lease.
@@ -266,6 +299,9 @@ pub struct KnownLease {
     /// Mints that the provider accepts.
     #[serde(default)]
     pub mints: Vec<MintTerms>,
+    /// How the provider takes locked tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockTerms>,
     /// The private SSH key that opens it.
     pub ssh_key: Option<PathBuf>,
     /// What the provider said last.
@@ -523,6 +559,76 @@ impl Records {
         fs::read_dir(self.root.join("paying"))?
             .map(|entry| Ok(entry?.path()))
             .collect()
+    }
+
+    /// Writes down that `plain` is about to be locked, with a number that no
+    /// other token of this home has.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new_lock(&self, key: &LockKey, until: Timestamp, plain: &str) -> io::Result<SavedLock> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let used = requests.into_iter().filter_map(|one| one.paid?.lock);
+        let begun = self.locks()?.into_iter().map(|one| one.to);
+        let mut index = used.chain(begun).map(|to| to.index + 1).max().unwrap_or(0);
+        loop {
+            let lock = SavedLock {
+                to: LockTo {
+                    key: key.clone(),
+                    locktime: until,
+                    index,
+                },
+                plain: plain.to_owned(),
+                locked: None,
+            };
+            let text = serde_json::to_vec(&lock).map_err(io::Error::other)?;
+            if files::create_private(&self.lock_path(index), &text)? {
+                return Ok(lock);
+            }
+            index += 1;
+        }
+    }
+
+    /// Changes what is known of a token that is being locked.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_lock(&self, lock: &SavedLock) -> io::Result<()> {
+        files::write_json(&self.lock_path(lock.to.index), lock)
+    }
+
+    /// Forgets a token that was being locked: a request has it, or it is back.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn remove_lock(&self, index: u64) -> io::Result<()> {
+        match fs::remove_file(self.lock_path(index)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens that were being locked and that are not known to have a request.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn locks(&self) -> io::Result<Vec<SavedLock>> {
+        read_all(&self.root.join("locks"))
+    }
+
+    /// Whether a request has the locked token of this number.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read.
+    pub fn is_sent(&self, index: u64) -> io::Result<bool> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let mut locks = requests.into_iter().filter_map(|one| one.paid?.lock);
+        Ok(locks.any(|to| to.index == index))
+    }
+
+    /// Where [`new_lock`](Self::new_lock) writes it.
+    pub(super) fn lock_path(&self, index: u64) -> PathBuf {
+        self.root.join("locks").join(format!("{index}.json"))
     }
 
     /// Payment ids of all tokens that are written down.

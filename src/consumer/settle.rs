@@ -63,10 +63,16 @@ impl Client {
         let work = open
             .into_iter()
             .filter(|saved| {
-                saved.standing != Standing::Disputed && now() < saved.expires_at.plus(ASKED_FOR)
+                let locked = saved.paid.as_ref().is_some_and(|paid| paid.lock.is_some());
+                saved.standing != Standing::Disputed
+                    && (locked || now() < saved.expires_at.plus(ASKED_FOR))
             })
             .map(|saved| self.leftover(saved.request_id, wait, progress));
         let done = futures::future::join_all(work).await;
+        let back = self.unlock_unsent().await?;
+        if !back.is_zero() {
+            progress(&format!("{back} that were locked and never sent are back"));
+        }
         let refunded = self.receive_refunds().await?;
         if !refunded.is_zero() {
             progress(&format!("{refunded} that were owed came back"));
@@ -146,7 +152,7 @@ impl Client {
             error.token = Some(Returned(paid.token.into()));
             return Err(error);
         }
-        match self.put_back(&paid.token).await {
+        match self.put_back(&paid).await {
             Landed::Wallet(net) => {
                 saved.fate = Some(Fate::TakenBack { net });
                 self.close(
@@ -157,6 +163,9 @@ impl Client {
             }
             Landed::Gone => {
                 saved.note = "the provider took the token and has not answered".to_owned();
+                if paid.lock.is_some() && now() > saved.expires_at.plus(ASKED_FOR) {
+                    saved.standing = Standing::Lost;
+                }
                 self.records.save_request(&saved)?;
                 Err(undecided(error, &saved))
             }
@@ -216,6 +225,7 @@ impl Client {
                     provider_name: saved.provider_name.clone(),
                     relays: saved.relays.clone(),
                     mints: saved.mints.clone(),
+                    lock: saved.lock.clone(),
                     ssh_key: saved.ssh_key.clone(),
                     status: spawned.status.clone(),
                     seen_at: now(),
@@ -322,7 +332,7 @@ impl Client {
             error.token = Some(Returned(paid.token.clone().into()));
             return Ok(error);
         }
-        Ok(match self.put_back(&paid.token).await {
+        Ok(match self.put_back(paid).await {
             Landed::Wallet(net) => {
                 saved.fate = Some(Fate::TakenBack { net });
                 self.close(saved, "refused; the token is back in the wallet")?;
@@ -373,7 +383,7 @@ impl Client {
             error.token = Some(Returned(paid.token.clone().into()));
             return error;
         }
-        match self.put_back(&paid.token).await {
+        match self.put_back(paid).await {
             Landed::Wallet(net) => came_back(error, net),
             // It cannot be written down nor put back: the person gets it.
             _ => ClientError {

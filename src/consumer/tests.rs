@@ -21,8 +21,8 @@ use crate::protocol::error::{Code, Money, WireError};
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use crate::protocol::offer::{Extension, Gateway, Limits, Offer, Spec};
 use crate::protocol::reply::{
-    Access, Answer, LeaseState, LeaseStatus, Message, MintTerms, Notice, Outcome, QuoteAnswer,
-    Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
+    Access, Answer, LeaseState, LeaseStatus, LockTerms, Message, MintTerms, Notice, Outcome,
+    QuoteAnswer, Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
 };
 use crate::protocol::request::{Ask, Request};
 use crate::relay::convert::now;
@@ -31,6 +31,7 @@ use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
 
 mod history;
+mod locks;
 mod receipts;
 
 const MINT: &str = "https://mint.example";
@@ -49,6 +50,8 @@ struct Stage {
     to_client: Mutex<Option<mpsc::Sender<Incoming>>>,
     /// What relays say to requests with money.
     ack: Mutex<Ack>,
+    /// How the provider takes locked tokens.
+    lock: Mutex<Option<LockTerms>>,
 }
 
 #[async_trait]
@@ -76,7 +79,10 @@ impl Post for Stage {
                 *nth
             };
             let outcomes = match &request.ask {
-                Ask::Quote(ask) => vec![done(Answer::Quote(quote_for(ask.seconds)))],
+                Ask::Quote(ask) => vec![done(Answer::Quote(QuoteAnswer {
+                    lock: self.lock.lock().unwrap().clone(),
+                    ..quote_for(ask.seconds)
+                }))],
                 _ => (self.script.lock().unwrap())(&request, nth),
             };
             for outcome in outcomes {
@@ -180,6 +186,7 @@ fn quote_for(seconds: Option<u64>) -> QuoteAnswer {
         max_msat: Msat::new(RATE * 3_600),
         seconds,
         mints: terms(),
+        lock: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,
@@ -217,6 +224,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
             templates: Vec::new(),
             images: vec!["host".to_owned()],
             mints: terms(),
+            lock_key: None,
             relays: vec!["wss://provider.example".to_owned()],
             limits: Limits {
                 max_request_bytes: 1,
@@ -327,6 +335,7 @@ impl World {
             seen: Mutex::default(),
             to_client: Mutex::default(),
             ack: Mutex::new(Ack::Accepted),
+            lock: Mutex::default(),
         });
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -338,6 +347,13 @@ impl World {
 
     /// A client in the same home: each call stands for a new process.
     fn client(&self, timeout: Duration) -> Client {
+        self.client_with(ClientOptions {
+            timeout: Some(timeout),
+            ..ClientOptions::default()
+        })
+    }
+
+    fn client_with(&self, options: ClientOptions) -> Client {
         let settings = Settings {
             mints: vec![MINT.to_owned()],
             ..Settings::default()
@@ -345,12 +361,11 @@ impl World {
         Client::open(
             self.dir.path(),
             ClientOptions {
-                timeout: Some(timeout),
                 resend: Some(Duration::from_millis(30)),
                 settings: Some(settings),
                 wallet: Some(Arc::new(self.wallet.clone())),
                 post: Some(Arc::clone(&self.stage) as _),
-                ..ClientOptions::default()
+                ..options
             },
         )
         .unwrap()

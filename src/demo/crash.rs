@@ -22,12 +22,13 @@ use crate::compute::{
 };
 use crate::core::ids::{Name, PaymentId};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
 use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
-    TokenInfo, Unit, Wallet, WalletError,
+    LockTo, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
+    SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -170,6 +171,24 @@ impl Wallet for Mortal<dyn Wallet> {
 
     async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
         self.call("reclaim", self.inner.reclaim(token)).await
+    }
+
+    fn lock_key(&self) -> LockKey {
+        self.inner.lock_key()
+    }
+
+    async fn lock(&self, token: &str, to: &LockTo) -> Result<SentToken, WalletError> {
+        self.call("lock", self.inner.lock(token, to)).await
+    }
+
+    async fn take_back(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        let taking = self.inner.take_back(payment, token, index);
+        self.call("take_back", taking).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

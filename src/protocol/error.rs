@@ -89,6 +89,8 @@ codes! {
     RequestIdReused = "request_id_reused",
     /// Not a Cashu token, or a form that is not accepted.
     MalformedToken = "malformed_token",
+    /// The token is locked in a way that the provider cannot rely on.
+    BadLock = "bad_lock",
     /// The token's mint is not on the list.
     MintNotAccepted = "mint_not_accepted",
     /// The token's unit is not accepted.

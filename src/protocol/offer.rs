@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::reply::MintTerms;
 use crate::core::capacity::Resources;
 use crate::core::ids::{Name, PublicKey};
+use crate::core::payment::lock::LockKey;
 
 /// Content of an offer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,10 @@ pub struct Extension {
     pub images: Vec<String>,
     /// Mints with their fees.
     pub mints: Vec<MintTerms>,
+    /// The key that tokens for this provider may be locked to (NUT-11); absent:
+    /// it takes unlocked tokens only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_key: Option<LockKey>,
     /// Relays where the provider reads requests (its kind 10050 says the same).
     pub relays: Vec<String>,
     /// Limits of requests.

@@ -8,6 +8,7 @@ use super::receipt::{self, SignedReceipt};
 use crate::core::capacity::Resources;
 use crate::core::ids::{LeaseId, Name, RequestId};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 
 /// Anything that a provider sends.
@@ -95,6 +96,16 @@ pub struct MintTerms {
     pub input_fee_ppk: Option<u64>,
 }
 
+/// How a token may be locked to the provider (NUT-11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockTerms {
+    /// The provider's key, as in its offer.
+    pub key: LockKey,
+    /// When the provider reads the token, its locktime has to be at least so
+    /// many seconds ahead.
+    pub min_seconds: u64,
+}
+
 /// A price, and all that will be given for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteAnswer {
@@ -127,6 +138,9 @@ pub struct QuoteAnswer {
     pub seconds: u64,
     /// Mints that are accepted.
     pub mints: Vec<MintTerms>,
+    /// How the token may be locked; absent: the provider takes unlocked ones only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockTerms>,
     /// What the workload is given.
     pub gives: Resources,
     /// Limits in `gives` that this host cannot enforce.

@@ -6,6 +6,7 @@ use super::settings::Settings;
 use crate::compute::{Capabilities, Enforced};
 use crate::core::capacity::Resources;
 use crate::core::ids::{Name, PublicKey};
+use crate::core::payment::lock::LockKey;
 use crate::core::pricing::Tier;
 use crate::ledger::{ENDED, LedgerError};
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
@@ -24,6 +25,8 @@ pub struct OfferFacts {
     pub capabilities: Capabilities,
     /// The gateway's port and host key, `ssh-ed25519 AAAA…`.
     pub gateway: (u16, String),
+    /// The key that tokens may be locked to; `None`: not known here.
+    pub lock_key: Option<LockKey>,
     /// The accepted mints and their fees.
     pub mints: Vec<MintTerms>,
     /// The sum of what is promised, and to how many leases.
@@ -111,6 +114,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
         templates: templates.collect(),
         images: settings.images.allow.clone(),
         mints: facts.mints.clone(),
+        lock_key: facts.lock_key.clone(),
         relays: settings.relays.clone(),
         limits: Limits {
             max_request_bytes: MAX_REQUEST,
@@ -163,6 +167,7 @@ pub async fn current(ctx: &Ctx) -> Result<Offer, LedgerError> {
         backend: ctx.parts.backend.name().clone(),
         capabilities: ctx.parts.backend.capabilities().clone(),
         gateway: (access.port, access.host_key.clone()),
+        lock_key: Some(ctx.parts.wallet.lock_key()),
         mints: mint_terms(ctx).await,
         promised: promised(&leases),
         completed,

@@ -1,8 +1,11 @@
 //! Every refusal, written once: code, sentence, what to do next.
 
+use std::time::Duration;
+
 use crate::core::lease::{Lease, Phase};
 use crate::core::money::Msat;
 use crate::core::payment::Rejection;
+use crate::core::payment::lock::{BadLock, LockKey};
 use crate::core::pricing::PriceError;
 use crate::ledger::LedgerError;
 use crate::protocol::error::{Code, Money, WireError};
@@ -27,7 +30,7 @@ pub(super) fn wallet(error: &WalletError, accepted: &[String]) -> Refusal {
     let (code, suggestion) = match error {
         WalletError::Malformed(_) => (
             Code::MalformedToken,
-            "send one whole, unlocked cashuA or cashuB token".to_owned(),
+            "send one whole cashuA or cashuB token".to_owned(),
         ),
         WalletError::MintNotAccepted(_) => (
             Code::MintNotAccepted,
@@ -67,6 +70,18 @@ pub(super) fn wallet(error: &WalletError, accepted: &[String]) -> Refusal {
         _ => Money::Untouched,
     };
     WireError::new(code, error.to_string(), suggestion).with_money(money)
+}
+
+/// Why a token's lock cannot be relied on; the mint was not asked.
+pub(super) fn bad_lock(why: &BadLock, key: &LockKey, margin: Duration) -> Refusal {
+    WireError::new(
+        Code::BadLock,
+        format!("the token's lock is not accepted: {why}"),
+        format!(
+            "lock it to {key} alone, with a refund key and a locktime at least {} s ahead, or send an unlocked token",
+            margin.as_secs()
+        ),
+    )
 }
 
 /// Why a payment was not taken after all.

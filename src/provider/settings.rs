@@ -293,6 +293,16 @@ pub struct Timing {
     pub answer: Duration,
 }
 
+impl Timing {
+    /// How far ahead the locktime of a locked token has to be: the payment's own
+    /// deadline, what one redemption at the mint may take, and a minute for
+    /// clocks that differ.
+    pub fn lock_margin(&self) -> Duration {
+        const CLOCKS: Duration = Duration::from_secs(60);
+        self.provision + self.mint.saturating_mul(4) + CLOCKS
+    }
+}
+
 impl Default for RequestPolicy {
     fn default() -> Self {
         Self {

@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdk::nuts::{CheckStateRequest, KeySetInfo, Proofs, ProofsMethods, PublicKey, State};
+use cdk::nuts::{
+    CheckStateRequest, KeySetInfo, Proofs, ProofsMethods, PublicKey, SecretKey, State,
+};
 use cdk::wallet::{MintConnector, MintMetadata, RateLimiterManager, ReceiveOptions, SendOptions};
 use cdk_common::database::{self, WalletDatabase};
 use cdk_common::wallet::{Transaction, TransactionDirection, TransactionStatus};
@@ -129,6 +131,7 @@ impl Account {
             mint: self.mint.clone(),
             units,
             input_fee_ppk: keysets.iter().filter_map(fee).min().unwrap_or(0),
+            locks: locks(&metadata),
         })
     }
 
@@ -153,6 +156,13 @@ impl Account {
     pub(super) async fn net_of(&self, read: &Read) -> Result<Redeemed, WalletError> {
         let proofs = self.proofs(read).await?;
         self.expected(read, &proofs).await
+    }
+
+    /// The token's proofs and what a swap of them leaves.
+    pub(super) async fn worth(&self, read: &Read) -> Result<(Proofs, Msat), WalletError> {
+        let proofs = self.proofs(read).await?;
+        let net = self.expected(read, &proofs).await?.net;
+        Ok((proofs, net))
     }
 
     async fn expected(&self, read: &Read, proofs: &Proofs) -> Result<Redeemed, WalletError> {
@@ -202,10 +212,13 @@ impl Account {
     /// the pending proofs are removed at once, so that no later recovery redeems
     /// a payment that was refused (E8), and nothing was taken. If one did, only
     /// the mint's own refusal says that nothing was taken.
+    ///
+    /// `key` signs proofs that are locked to it.
     pub(super) async fn redeem(
         &self,
         payment: PaymentId,
         read: &Read,
+        key: SecretKey,
     ) -> Result<Redeemed, WalletError> {
         let ys = points(&read.info.ys)?;
         match self.trace(&ys).await? {
@@ -222,6 +235,7 @@ impl Account {
         let before = self.sent.count();
         let options = ReceiveOptions {
             metadata: HashMap::from([(PAY_ID.to_owned(), payment.to_hex())]),
+            p2pk_signing_keys: vec![key],
             ..ReceiveOptions::default()
         };
         let text = read.token.to_string();
@@ -393,6 +407,14 @@ impl Account {
             .map_err(|error| nothing_sent(&error))?;
         self.msat(restored.unspent)
     }
+}
+
+/// Whether the mint says that it does all that locks need.
+fn locks(metadata: &MintMetadata) -> bool {
+    let nuts = &metadata.mint_info.nuts;
+    [&nuts.nut07, &nuts.nut09, &nuts.nut10, &nuts.nut11]
+        .iter()
+        .all(|nut| nut.supported)
 }
 
 /// Ys as points.

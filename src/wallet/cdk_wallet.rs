@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cdk::nuts::{CurrencyUnit, State};
+use cdk::nuts::{CurrencyUnit, SecretKey, State};
 use cdk::wallet::{MintConnector, RateLimitConfig, RateLimiterManager, WalletBuilder};
 use cdk_common::rate_limit::RateLimitedTransport;
 use cdk_redb::WalletRedbDatabase;
@@ -21,6 +21,7 @@ use super::account::{Account, Store};
 use super::actor::{self, Lost};
 use super::errors::{self, store};
 use super::keysets::Owners;
+use super::locks::{self, LockTo};
 pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::token::{self, Read};
@@ -31,6 +32,7 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
 
 /// The wallet's file in its directory.
 const FILE: &str = "wallet.redb";
@@ -95,6 +97,7 @@ pub struct CdkWallet {
     /// Requests a minute of each mint on the list.
     listed: BTreeMap<MintUrl, u32>,
     keysets: Owners,
+    lock_key: LockKey,
     actors: Mutex<Actors>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -129,9 +132,11 @@ impl CdkWallet {
             .delete_saga(&uuid::Uuid::nil())
             .await
             .map_err(errors::store)?;
+        let seed = Seed(options.seed);
         let wallet = Self {
+            lock_key: locks::public(&locks::lock_secret(&seed)?)?,
             store,
-            seed: Seed(options.seed),
+            seed,
             timeout: options.timeout,
             allow_any_mint: options.allow_any_mint,
             listed,
@@ -283,6 +288,20 @@ impl CdkWallet {
         Ok((read, actor))
     }
 
+    /// Redeems a token; `key` signs what is locked to it.
+    async fn redeem_with(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        key: SecretKey,
+    ) -> Result<Redeemed, WalletError> {
+        let (read, actor) = self.read(token)?;
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.redeem(payment, &read, key).await })
+        })
+        .await
+    }
+
     /// A question that changes nothing: beside the actor, in limited time.
     pub(super) async fn ask<T>(
         &self,
@@ -352,12 +371,13 @@ impl Wallet for CdkWallet {
         self.ask(actor.account().check(&read.info.ys)).await
     }
 
+    fn lock_key(&self) -> LockKey {
+        self.lock_key.clone()
+    }
+
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
-        let (read, actor) = self.read(token)?;
-        self.order(&actor, move |account| {
-            Box::pin(async move { account.redeem(payment, &read).await })
-        })
-        .await
+        self.redeem_with(payment, token, locks::lock_secret(&self.seed)?)
+            .await
     }
 
     async fn redemption(
@@ -396,6 +416,25 @@ impl Wallet for CdkWallet {
 
     async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
         Self::reclaim(self, token).await
+    }
+
+    async fn lock(&self, token: &str, to: &LockTo) -> Result<SentToken, WalletError> {
+        let (read, actor) = self.read(token)?;
+        let to = to.clone();
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.lock(&read, &to).await })
+        })
+        .await
+    }
+
+    async fn take_back(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        self.redeem_with(payment, token, locks::refund_secret(&self.seed, index)?)
+            .await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

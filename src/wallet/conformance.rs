@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError};
+use super::{LockTo, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError};
 use crate::core::money::Msat;
+use crate::core::payment::lock::{Lock, LockKey, accept};
+use crate::core::time::Timestamp;
 
 /// What the suite needs of a kind of wallet: two wallets at one mint with a fee,
 /// and somebody who gives tokens away.
@@ -328,6 +330,7 @@ pub async fn states_the_fee(bench: &dyn Bench) {
     let facts = wallet.facts(&bench.mint()).await.unwrap();
     assert_eq!(facts.mint, bench.mint());
     assert!(facts.units.contains(&Unit::Sat));
+    assert!(facts.locks, "and that it keeps locks");
     let token = bench.token(63).await;
     let info = wallet.inspect(&token).unwrap();
     let fee = facts.input_fee_ppk * info.ys.len() as u64;
@@ -336,6 +339,107 @@ pub async fn states_the_fee(bench: &dyn Bench) {
     let elsewhere = MintUrl("https://elsewhere.example".to_owned());
     let error = wallet.facts(&elsewhere).await.unwrap_err();
     assert!(matches!(error, WalletError::MintNotAccepted(_)));
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp::from_secs(since.unwrap().as_secs())
+}
+
+/// A token of `bench.other()` over about this many sat, locked to `key` until
+/// `locktime`.
+async fn locked(bench: &dyn Bench, sats: u64, key: LockKey, locktime: Timestamp) -> String {
+    let (other, mint) = (bench.other(), bench.mint());
+    let gift = bench.token(sats + 50).await;
+    let payment = other.inspect(&gift).unwrap().payment;
+    other.redeem(payment, &gift).await.unwrap();
+    let plain = other.send(&mint, &Unit::Sat, sat(sats), true).await;
+    let plain = plain.unwrap();
+    let to = LockTo {
+        key,
+        locktime,
+        index: 3,
+    };
+    let lock = other.lock(&plain.token, &to).await.unwrap();
+    assert_eq!(lock.face.checked_add(lock.fee), Some(plain.face));
+    assert!(lock.face >= sat(sats), "the fee was included");
+    let again = other.lock(&plain.token, &to).await.unwrap();
+    assert!(again == lock, "asked again, it gives the same token");
+    lock.token
+}
+
+/// A token that is locked to the wallet says so, and is redeemed by it.
+pub async fn redeems_what_is_locked_to_it(bench: &dyn Bench) {
+    let (wallet, key) = (bench.wallet(), bench.wallet().lock_key());
+    let until = now().plus_secs(3600);
+    let token = locked(bench, 200, key.clone(), until).await;
+    let info = wallet.inspect(&token).unwrap();
+    let margin = std::time::Duration::from_secs(600);
+    let lock = accept(&info.locks, std::slice::from_ref(&key), now(), margin);
+    assert_eq!(lock, Ok(Some(Lock { until: Some(until) })));
+    assert_ne!(key, bench.other().lock_key(), "each wallet has its own");
+    assert_eq!(wallet.check(&token).await.unwrap(), ProofsState::Unspent);
+    let expected = wallet.net_of(&token).await.unwrap();
+    let redeemed = wallet.redeem(info.payment, &token).await.unwrap();
+    assert_eq!(redeemed.net, expected);
+    assert_eq!(redeemed.net.checked_add(redeemed.fee), Some(info.face));
+    assert_eq!(balance(wallet, bench).await, redeemed.net);
+    assert_eq!(wallet.check(&token).await.unwrap(), ProofsState::Spent);
+    let late = bench.other().take_back(info.payment, &token, 3).await;
+    assert!(late.is_err(), "{late:?}");
+}
+
+/// Before the locktime neither a thief nor who made it can spend it, and trying
+/// leaves nothing behind.
+pub async fn a_thief_gets_no_locked_money(bench: &dyn Bench) {
+    let (wallet, other) = (bench.wallet(), bench.other());
+    let until = now().plus_secs(3600);
+    let token = locked(bench, 200, wallet.lock_key(), until).await;
+    let payment = wallet.inspect(&token).unwrap().payment;
+    let before = balance(other, bench).await;
+    let tries = [
+        other.redeem(payment, &token).await,
+        other.take_back(payment, &token, 3).await,
+        other.take_back(payment, &token, 4).await,
+        wallet.take_back(payment, &token, 3).await,
+    ];
+    for tried in tries {
+        assert!(matches!(tried, Err(WalletError::Refused(_))), "{tried:?}");
+    }
+    assert_eq!(balance(other, bench).await, before);
+    for either in [wallet, other] {
+        let found = either.recover().await.unwrap();
+        assert_eq!(found.unfinished, 0, "{found:?}");
+        assert_eq!(either.check(&token).await.unwrap(), ProofsState::Unspent);
+    }
+    wallet.redeem(payment, &token).await.unwrap();
+}
+
+/// After the locktime who made it takes it back, and still nobody else can.
+pub async fn takes_back_after_the_locktime(bench: &dyn Bench) {
+    let (wallet, other) = (bench.wallet(), bench.other());
+    // To nobody's key: nobody but us can ever spend it.
+    let nobody = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
+    let until = now().plus_secs(2);
+    let token = locked(bench, 200, nobody.parse().unwrap(), until).await;
+    let info = other.inspect(&token).unwrap();
+    let before = balance(other, bench).await;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let back = loop {
+        let stolen = wallet.redeem(info.payment, &token).await;
+        assert!(matches!(stolen, Err(WalletError::Refused(_))), "{stolen:?}");
+        match other.take_back(info.payment, &token, 3).await {
+            Ok(back) => break back,
+            Err(error) => assert!(matches!(error, WalletError::Refused(_)), "{error:?}"),
+        }
+        assert!(std::time::Instant::now() < end, "it never opens");
+    };
+    assert!(now() > until);
+    assert_eq!(back.net.checked_add(back.fee), Some(info.face));
+    let after = balance(other, bench).await;
+    assert_eq!(after, before.checked_add(back.net).unwrap());
+    let state = other.redemption(info.payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::Done(back));
 }
 
 /// Makes a test of every case, each with the bench that `$bench` (a future)
@@ -359,6 +463,9 @@ macro_rules! wallet_conformance {
             takes_back_what_nobody_redeemed
             redeems_its_own_token
             states_the_fee
+            redeems_what_is_locked_to_it
+            a_thief_gets_no_locked_money
+            takes_back_after_the_locktime
         );
     };
     ($bench:expr; $($case:ident)*) => {

@@ -1,16 +1,19 @@
 //! [`FakeMint`] and [`FakeWallet`]: ecash in memory for scenario tests. No
-//! cryptography, no network, no clock of its own (delays are tokio's, so a
-//! paused clock runs them), and the same tokens in every run. Faults are knobs
-//! of the mint, and the mint counts what it was asked.
+//! cryptography, no network (delays are tokio's, so a paused clock runs them),
+//! and the same tokens in every run. Locktimes are kept by the system's clock,
+//! or by the time that a test sets. Faults are knobs of the mint, and the mint
+//! counts what it was asked.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::locks::{LockTo, face_for, input_fee};
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
     MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
@@ -18,6 +21,7 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::lock::{Conditions, Kind, LockKey};
 use crate::core::time::Timestamp;
 use crate::protocol::MAX_TOKEN;
 
@@ -28,6 +32,8 @@ const PREFIX: &str = "fakecash";
 struct FakeProof {
     id: u64,
     amount: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lock: Option<Conditions>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +100,11 @@ struct MintState {
     hold: Option<Hold>,
     redeem_calls: BTreeMap<PaymentId, u32>,
     checks: u32,
+    keeps_no_locks: bool,
+    now: Option<Timestamp>,
+    /// What became of a token, by its payment id, that was locked so.
+    locked: BTreeMap<(PaymentId, u64), String>,
+    lose_lock: bool,
 }
 
 /// A mint in memory: makes tokens, remembers which are spent, fails on request.
@@ -175,14 +186,34 @@ impl FakeMint {
         self.lock().hold = Some(Hold::Redeem);
     }
 
+    /// Whether it says that it keeps locks; it does so in any case.
+    pub fn set_locks(&self, locks: bool) {
+        self.lock().keeps_no_locks = !locks;
+    }
+
+    /// The time by which it keeps locks from now on.
+    pub fn set_now(&self, now: Timestamp) {
+        self.lock().now = Some(now);
+    }
+
+    /// The next time that a token is locked, the answer is lost.
+    pub fn lose_next_lock(&self) {
+        self.lock().lose_lock = true;
+    }
+
     /// A new token over `amount` in sat (rounded up), in nobody's wallet.
     pub fn token(&self, amount: Msat) -> String {
-        self.issue("sat", amount.sat_ceil()).encode()
+        self.issue("sat", amount.sat_ceil(), None).encode()
+    }
+
+    /// As [`token`](Self::token), with these spending conditions.
+    pub fn locked_token(&self, amount: Msat, lock: &Conditions) -> String {
+        self.issue("sat", amount.sat_ceil(), Some(lock)).encode()
     }
 
     /// A new token over `amount` pieces of any unit: `sat`, `msat`, `usd`…
     pub fn token_in(&self, unit: &str, amount: u64) -> String {
-        self.issue(unit, amount).encode()
+        self.issue(unit, amount, None).encode()
     }
 
     /// Marks the token's proofs as spent by somebody else.
@@ -220,14 +251,15 @@ impl FakeMint {
     }
 
     /// Proofs in powers of two, as real mints make them.
-    fn issue(&self, unit: &str, amount: u64) -> FakeToken {
+    fn issue(&self, unit: &str, amount: u64, lock: Option<&Conditions>) -> FakeToken {
         let mut state = self.lock();
         let proofs = split(amount)
             .map(|amount| {
                 state.next += 1;
                 let id = state.next;
                 state.spent.insert(id, false);
-                FakeProof { id, amount }
+                let lock = lock.cloned();
+                FakeProof { id, amount, lock }
             })
             .collect();
         FakeToken {
@@ -278,9 +310,21 @@ fn spent(state: &MintState, token: &FakeToken) -> bool {
         .any(|proof| state.spent.get(&proof.id).copied().unwrap_or(true))
 }
 
-/// Fee for `proofs` inputs: the ceiling of `proofs * ppk / 1000` (NUT-02).
-fn input_fee(ppk: u64, proofs: u64) -> u64 {
-    ppk.saturating_mul(proofs).div_ceil(1000)
+impl MintState {
+    /// Whether the holder of `key` can spend this token now (NUT-11).
+    fn opens(&self, token: &FakeToken, key: &LockKey) -> bool {
+        let now = self.now.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            Timestamp::from_secs(since.unwrap_or_default().as_secs())
+        });
+        let mut locks = token.proofs.iter().filter_map(|proof| proof.lock.as_ref());
+        locks.all(|lock| {
+            let late = lock.locktime.is_some_and(|locktime| locktime < now);
+            let refund = lock.refund_keys.iter().any(|one| one == key.as_str());
+            lock.kind == Kind::P2pk
+                && (lock.data == key.as_str() || late && (refund || lock.refund_keys.is_empty()))
+        })
+    }
 }
 
 fn in_msat(unit: &Unit, amount: u64) -> Result<Msat, WalletError> {
@@ -299,16 +343,20 @@ struct Books {
 
 /// A wallet in memory at some [`FakeMint`]s. Keep it over a simulated restart:
 /// it stands for the wallet's file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FakeWallet {
     mints: BTreeMap<MintUrl, FakeMint>,
     books: Arc<Mutex<Books>>,
+    /// Stands for the seed: each wallet has another one.
+    seed: u64,
 }
 
 impl FakeWallet {
     /// A wallet that accepts these mints.
     pub fn new(mints: impl IntoIterator<Item = FakeMint>) -> Self {
+        static SEEDS: AtomicU64 = AtomicU64::new(0);
         Self {
+            seed: SEEDS.fetch_add(1, Ordering::Relaxed),
             mints: mints.into_iter().map(|mint| (mint.url(), mint)).collect(),
             books: Arc::default(),
         }
@@ -366,6 +414,11 @@ impl FakeWallet {
             mint: url,
             unit,
             ys,
+            locks: token
+                .proofs
+                .iter()
+                .map(|proof| proof.lock.clone())
+                .collect(),
         };
         Ok((token, info, mint))
     }
@@ -384,15 +437,53 @@ impl FakeWallet {
         }
     }
 
-    /// Units on a token over `amount` units, with what redeeming it will cost.
-    fn face_for(ppk: u64, amount: u64, include_fee: bool) -> u64 {
-        let mut face = amount;
-        while include_fee
-            && face.saturating_sub(input_fee(ppk, u64::from(face.count_ones()))) < amount
-        {
-            face += 1;
+    /// A key that is this wallet's alone; `None`: the lock key.
+    fn key(&self, index: Option<u64>) -> LockKey {
+        let mut hash = Sha256::new();
+        hash.update(self.seed.to_be_bytes());
+        hash.update(index.map_or([0; 9].to_vec(), |index| {
+            [&[1][..], &index.to_be_bytes()].concat()
+        }));
+        let text = format!("02{}", hex::encode(hash.finalize()));
+        #[expect(clippy::unwrap_used, reason = "a hash in hex is what a key looks like")]
+        text.parse().unwrap()
+    }
+
+    async fn redeem_with(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        key: &LockKey,
+    ) -> Result<Redeemed, WalletError> {
+        let (token, info, mint) = self.read(token)?;
+        *mint.lock().redeem_calls.entry(payment).or_default() += 1;
+        mint.ask().await?;
+        let (redeemed, lost) = {
+            let mut state = mint.lock();
+            if let Some(error) = state.fail_redeem.take() {
+                return Err(error);
+            }
+            if spent(&state, &token) {
+                return Err(WalletError::Spent);
+            }
+            let redeemed = Self::after_fee(&state, &token, &info)?;
+            if !state.opens(&token, key) {
+                return Err(WalletError::Refused("it is locked".to_owned()));
+            }
+            for id in token.ids() {
+                state.spent.insert(id, true);
+            }
+            (redeemed, std::mem::take(&mut state.lose_redeem))
+        };
+        self.credit(&info.mint, &info.unit, redeemed.net);
+        self.lock().done.insert(info.payment, redeemed);
+        mint.held(Hold::Redeem).await;
+        if lost {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
         }
-        face
+        Ok(redeemed)
     }
 }
 
@@ -405,10 +496,12 @@ impl Wallet for FakeWallet {
     async fn facts(&self, mint: &MintUrl) -> Result<MintFacts, WalletError> {
         let fake = self.mint(mint)?;
         fake.ask().await?;
+        let state = fake.lock();
         Ok(MintFacts {
             mint: mint.clone(),
             units: vec![Unit::Sat, Unit::Msat],
-            input_fee_ppk: fake.lock().fee_ppk,
+            input_fee_ppk: state.fee_ppk,
+            locks: !state.keeps_no_locks,
         })
     }
 
@@ -433,33 +526,74 @@ impl Wallet for FakeWallet {
         })
     }
 
+    fn lock_key(&self) -> LockKey {
+        self.key(None)
+    }
+
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
-        let (token, info, mint) = self.read(token)?;
-        *mint.lock().redeem_calls.entry(payment).or_default() += 1;
+        self.redeem_with(payment, token, &self.key(None)).await
+    }
+
+    async fn take_back(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        self.redeem_with(payment, token, &self.key(Some(index)))
+            .await
+    }
+
+    async fn lock(&self, token: &str, to: &LockTo) -> Result<SentToken, WalletError> {
+        let (source, info, mint) = self.read(token)?;
         mint.ask().await?;
-        let (redeemed, lost) = {
+        let known = (info.payment, to.index);
+        if !mint.lock().locked.contains_key(&known) {
+            let net = {
+                let mut state = mint.lock();
+                if spent(&state, &source) {
+                    return Err(WalletError::Spent);
+                }
+                let net = Self::after_fee(&state, &source, &info)?.net;
+                for id in source.ids() {
+                    state.spent.insert(id, true);
+                }
+                net
+            };
+            let units = super::token::whole_units(&info.unit, net).ok_or(WalletError::TooSmall)?;
+            let lock = Conditions {
+                kind: Kind::P2pk,
+                data: to.key.to_string(),
+                extra_keys: Vec::new(),
+                n_sigs: None,
+                sig_all: false,
+                locktime: Some(to.locktime),
+                refund_keys: vec![self.key(Some(to.index)).to_string()],
+                n_sigs_refund: None,
+            };
+            let name = super::token::unit_name(&info.unit);
+            let made = mint.issue(name, units, Some(&lock)).encode();
+            mint.lock().locked.insert(known, made);
+        }
+        let (made, lost) = {
             let mut state = mint.lock();
-            if let Some(error) = state.fail_redeem.take() {
-                return Err(error);
-            }
-            if spent(&state, &token) {
-                return Err(WalletError::Spent);
-            }
-            let redeemed = Self::after_fee(&state, &token, &info)?;
-            for id in token.ids() {
-                state.spent.insert(id, true);
-            }
-            (redeemed, std::mem::take(&mut state.lose_redeem))
+            let made = state.locked.get(&known).cloned();
+            (made, std::mem::take(&mut state.lose_lock))
         };
-        self.credit(&info.mint, &info.unit, redeemed.net);
-        self.lock().done.insert(info.payment, redeemed);
-        mint.held(Hold::Redeem).await;
-        if lost {
+        let Some(token) = made.filter(|_| !lost) else {
             return Err(WalletError::OutcomeUnknown(
                 "the connection was closed".to_owned(),
             ));
-        }
-        Ok(redeemed)
+        };
+        let made = self.inspect(&token)?;
+        Ok(SentToken {
+            token,
+            mint: made.mint,
+            unit: made.unit,
+            face: made.face,
+            fee: info.face.saturating_sub(made.face),
+            ys: made.ys,
+        })
     }
 
     async fn redemption(
@@ -503,7 +637,11 @@ impl Wallet for FakeWallet {
             }
             state.fee_ppk
         };
-        let face_units = Self::face_for(ppk, units, include_fee);
+        let face_units = if include_fee {
+            face_for(ppk, units)
+        } else {
+            units
+        };
         let face = in_msat(unit, face_units)?;
         let fee = in_msat(unit, input_fee(ppk, 1))?;
         let need = face.checked_add(fee).ok_or(WalletError::TooSmall)?;
@@ -518,7 +656,7 @@ impl Wallet for FakeWallet {
                 .ok_or(WalletError::NoBalance { have: *held, need })?;
         }
         let name = super::token::unit_name(unit);
-        let token = fake.issue(name, face_units).encode();
+        let token = fake.issue(name, face_units, None).encode();
         let info = self.inspect(&token)?;
         {
             let mut books = self.lock();

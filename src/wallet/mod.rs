@@ -13,6 +13,7 @@ mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
 mod keysets;
+mod locks;
 mod owner;
 mod recovery;
 mod resync;
@@ -30,8 +31,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::lock::{Conditions, LockKey};
 use crate::core::time::Timestamp;
 
+pub use locks::{LockTo, face_for};
 pub use token::{MAX_PROOFS, normalise, read_info};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
@@ -62,6 +65,11 @@ pub struct TokenInfo {
     pub face: Msat,
     /// Y of every proof (NUT-00), hex of the compressed point, sorted.
     pub ys: Vec<String>,
+    /// Spending conditions of every proof, in the token's order; `None`: whoever
+    /// holds it can spend it. Whether they are any good is for
+    /// [`lock::accept`](crate::core::payment::lock::accept).
+    #[serde(default)]
+    pub locks: Vec<Option<Conditions>>,
 }
 
 /// What redeeming a token gave.
@@ -144,13 +152,17 @@ pub struct MintFacts {
     pub units: Vec<Unit>,
     /// Input fee of the active `sat` keyset in parts per thousand per proof (NUT-02).
     pub input_fee_ppk: u64,
+    /// Whether it keeps locks (NUT-10, NUT-11), and answers what it takes to get
+    /// at locked money again (NUT-07, NUT-09). At others a lock is worth nothing.
+    #[serde(default)]
+    pub locks: bool,
 }
 
 /// What went wrong with a token, a mint or the wallet, by what may be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WalletError {
     /// Not a Cashu token, or one that is not accepted as it is (several mints,
-    /// duplicate proofs, more than 64 proofs, a spending condition).
+    /// duplicate proofs, more than 64 proofs, a condition that cannot be read).
     #[error("the token cannot be read: {0}")]
     Malformed(String),
     /// Not on our list; the mint was not contacted.
@@ -240,12 +252,18 @@ pub trait Wallet: Send + Sync {
     /// As `inspect`; `MintDown`.
     async fn check(&self, token: &str) -> Result<ProofsState, WalletError>;
 
-    /// Swaps the token's proofs for our own (NUT-03). The caller calls this
+    /// The key that tokens for this wallet are locked to (NUT-11). It comes from
+    /// the wallet's seed alone, and has nothing to do with the Nostr key.
+    fn lock_key(&self) -> LockKey;
+
+    /// Swaps the token's proofs for our own (NUT-03); what is locked to
+    /// [`lock_key`](Self::lock_key) is signed. The caller calls this
     /// **at most once** for the same proofs (payments.md defect 1) and writes
     /// the payment down before.
     ///
     /// # Errors
-    /// As `inspect`; `Spent`, `TooSmall`, `Refused`: nothing taken.
+    /// As `inspect`; `Spent`, `TooSmall`, `Refused` (among others: locked to
+    /// somebody else): nothing taken.
     /// `MintDown`: nothing sent. `OutcomeUnknown`: ask `redemption` later.
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError>;
 
@@ -289,6 +307,29 @@ pub trait Wallet: Send + Sync {
     /// the pending ones, or the mint refuses. `MintDown`: nothing sent.
     /// `OutcomeUnknown`: `recover` finishes it, and then it is pending or not.
     async fn reclaim(&self, token: &str) -> Result<Msat, WalletError>;
+
+    /// Swaps a token that [`send`](Self::send) made for one that only `to.key`
+    /// can spend until `to.locktime`, and we alone after it. Costs the mint's
+    /// fee for the token's proofs. Call it again with the same token and the
+    /// same `to` until it succeeds: it gives the same token, however often the
+    /// mint's answer was lost. Until then neither token may be given away.
+    ///
+    /// # Errors
+    /// As `inspect`; `TooSmall`, `MintDown`, `Refused`: nothing happened.
+    /// `OutcomeUnknown`: call it again. `Spent`: `token` was spent otherwise.
+    async fn lock(&self, token: &str, to: &LockTo) -> Result<SentToken, WalletError>;
+
+    /// Redeems a token that [`lock`](Self::lock) made with this `index`, after its
+    /// locktime. As with [`redeem`](Self::redeem), ask `redemption` first.
+    ///
+    /// # Errors
+    /// As `redeem`; before the locktime `Refused`, by the mint's clock.
+    async fn take_back(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

@@ -11,6 +11,8 @@ use super::conformance::{Bench, sat, token_v3};
 use super::fake::{FakeMint, FakeWallet};
 use super::seed::{SeedError, load_or_create_seed};
 use super::{MintUrl, RedemptionState, Unit, Wallet, WalletError, normalise, token};
+use crate::core::payment::lock::Kind;
+use crate::core::time::Timestamp;
 
 const MINT: &str = "https://mint.example";
 
@@ -114,17 +116,47 @@ fn odd_tokens_are_refused_with_their_reason() {
 }
 
 #[test]
-fn locked_tokens_are_refused() {
-    let key = format!("02{}", "11".repeat(32));
-    for kind in ["P2PK", "HTLC"] {
-        let data = if kind == "P2PK" {
-            key.clone()
-        } else {
-            "11".repeat(32)
-        };
-        let secret = format!(r#"["{kind}",{{"nonce":"aa","data":"{data}","tags":[]}}]"#);
-        let why = malformed(&v3("sat", &["plain", &secret]));
-        assert!(why.contains("locked tokens come with a later version"));
+fn spending_conditions_are_read() {
+    // The generator: whatever is no point on the curve is not read.
+    let key = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798".to_owned();
+    let secret = |kind: &str, data: &str, tags: &str| {
+        format!(r#"["{kind}",{{"nonce":"aa","data":"{data}","tags":[{tags}]}}]"#)
+    };
+    let hash = "11".repeat(32);
+    let tags = format!(
+        r#"["locktime","1790000000"],["refund","{key}"],["n_sigs","1"],["sigflag","SIG_ALL"],["pubkeys","{key}"],["memo","x"]"#
+    );
+    let p2pk = secret("P2PK", &key, &tags);
+    let htlc = secret("HTLC", &hash, "");
+    let info = token::read(&v3("sat", &["plain", &p2pk, &htlc]))
+        .unwrap()
+        .info;
+    let [None, Some(p2pk), Some(htlc)] = info.locks.as_slice() else {
+        panic!("{:?}", info.locks);
+    };
+    assert_eq!((p2pk.kind, &p2pk.data), (Kind::P2pk, &key));
+    assert_eq!(p2pk.locktime, Some(Timestamp::from_secs(1_790_000_000)));
+    assert_eq!(
+        (&p2pk.refund_keys, &p2pk.extra_keys),
+        (&vec![key.clone()], &vec![key.clone()])
+    );
+    assert!(p2pk.sig_all && p2pk.n_sigs == Some(1) && p2pk.n_sigs_refund.is_none());
+    assert_eq!((htlc.kind, &htlc.data), (Kind::Htlc, &hash));
+    assert!(!htlc.sig_all && htlc.locktime.is_none());
+    // What another reader might understand otherwise is not read at all.
+    for (data, tags) in [
+        ("02", ""),
+        (&key, r#"["locktime","9"],["locktime","1"]"#),
+        (&key, r#"["n_sigs","0"]"#),
+        (&key, r#"["locktime","soon"]"#),
+        (&key, r#"["refund","02"]"#),
+        (&key, r#"["sigflag","SIG_SOME"]"#),
+    ] {
+        let why = malformed(&v3("sat", &["plain", &secret("P2PK", data, tags)]));
+        assert_eq!(
+            why, "its spending condition cannot be read",
+            "{data} {tags}"
+        );
     }
 }
 

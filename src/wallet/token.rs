@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use cdk::dhke::hash_to_curve;
-use cdk::nuts::{CurrencyUnit, SpendingConditions, Token};
+use cdk::nuts::{CurrencyUnit, Token};
 use sha2::{Digest, Sha256};
 
 use super::{MintUrl, TokenInfo, Unit, WalletError};
 use crate::core::ids::PaymentId;
 use crate::core::money::{MSAT_PER_SAT, Msat};
+use crate::core::payment::lock::Conditions;
 use crate::protocol::MAX_TOKEN;
 
 /// Most proofs in a token that is read: fees, pacing and message size bound it.
@@ -45,7 +46,7 @@ pub(super) fn read(text: &str) -> Result<Read, WalletError> {
         .map_err(|_| malformed("it names no single mint"))?;
     let mint = normalise(&mint.to_string())?;
     let unit = accepted_unit(token.unit())?;
-    let ys = check_proofs(&token)?;
+    let (ys, locks) = check_proofs(&token)?;
     let face = token.value().map_err(|_| malformed("its proofs repeat"))?;
     let face = to_msat(&unit, face.into()).ok_or_else(|| malformed("its amount is too large"))?;
     if face.is_zero() {
@@ -57,6 +58,7 @@ pub(super) fn read(text: &str) -> Result<Read, WalletError> {
         unit,
         face,
         ys,
+        locks,
     };
     Ok(Read { token, info })
 }
@@ -69,8 +71,11 @@ pub fn read_info(text: &str) -> Result<TokenInfo, WalletError> {
     read(text).map(|read| read.info)
 }
 
-/// Counts the proofs, refuses locked and repeated ones, gives the sorted Ys.
-fn check_proofs(token: &Token) -> Result<Vec<String>, WalletError> {
+/// Sorted Ys, and the spending conditions of each proof in the token's order.
+type Checked = (Vec<String>, Vec<Option<Conditions>>);
+
+/// Counts the proofs and refuses repeated ones.
+fn check_proofs(token: &Token) -> Result<Checked, WalletError> {
     let secrets = token.token_secrets();
     if secrets.is_empty() {
         return Err(malformed("it holds no proofs"));
@@ -79,21 +84,16 @@ fn check_proofs(token: &Token) -> Result<Vec<String>, WalletError> {
         return Err(malformed("it holds more than 64 proofs"));
     }
     let mut ys = BTreeSet::new();
+    let mut locks = Vec::new();
     for secret in secrets.iter().copied() {
-        let locked = SpendingConditions::try_from(secret).is_ok()
-            || cdk::nuts::nut10::Secret::try_from(secret.clone()).is_ok();
-        if locked {
-            return Err(malformed(
-                "it is locked to a key or a hash; locked tokens come with a later version",
-            ));
-        }
+        locks.push(super::locks::conditions(secret)?);
         let y = hash_to_curve(secret.as_bytes()).map_err(|_| malformed("a secret has no point"))?;
         ys.insert(y.to_hex());
     }
     if ys.len() != secrets.len() {
         return Err(malformed("its proofs repeat"));
     }
-    Ok(ys.into_iter().collect())
+    Ok((ys.into_iter().collect(), locks))
 }
 
 /// SHA-256 over a version, mint, unit and sorted Ys (payments.md section 9).

@@ -63,6 +63,7 @@ impl Stage {
             provider_name: "Alpha".to_owned(),
             relays: Vec::new(),
             mints: Vec::new(),
+            lock: None,
             ssh_key: Some(self.bench.dir.path().join("id")),
             status,
             seen_at: now(),

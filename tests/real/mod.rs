@@ -10,6 +10,7 @@ mod docker;
 mod gateway;
 mod images;
 mod isolation;
+mod locks;
 mod network;
 mod old_client;
 mod paygress;

@@ -20,8 +20,8 @@ use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use satlet::protocol::offer::{Extension, Gateway, Limits, Offer, Spec};
 use satlet::protocol::reply::{
-    Access, Answer, LeaseState, LeaseStatus, Message, MintTerms, Outcome, QuoteAnswer, Reply,
-    SpawnAnswer,
+    Access, Answer, LeaseState, LeaseStatus, LockTerms, Message, MintTerms, Outcome, QuoteAnswer,
+    Reply, SpawnAnswer,
 };
 use satlet::protocol::request::{Ask, Request};
 use satlet::relay::convert::{key_from, now};
@@ -29,7 +29,8 @@ use satlet::relay::inbox::{Inbox, InboxOptions};
 use satlet::relay::memory::MemoryInbox;
 use satlet::relay::session::{RelayOptions, Relays};
 use satlet::relay::{Ack, Incoming, publisher, wrap};
-use satlet::wallet::cdk_wallet::CdkWallet;
+use satlet::wallet::cdk_wallet::{CdkWallet, WalletMint, WalletOptions};
+use satlet::wallet::{Wallet, WalletError};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -44,6 +45,7 @@ pub(crate) struct Provider {
     _inbox: Inbox,
     requests: mpsc::Receiver<Incoming>,
     mint: String,
+    lock: Option<LockTerms>,
 }
 
 impl Provider {
@@ -70,6 +72,7 @@ impl Provider {
             _inbox: inbox,
             requests,
             mint: mint.to_owned(),
+            lock: None,
         }
     }
 
@@ -106,7 +109,8 @@ impl Provider {
             let Ask::Quote(ask) = &request.ask else {
                 return (message.sender, request);
             };
-            let quote = quote(ask.seconds.unwrap_or(60), &self.mint);
+            let mut quote = quote(ask.seconds.unwrap_or(60), &self.mint);
+            quote.lock.clone_from(&self.lock);
             let outcome = Outcome::Result(Box::new(Answer::Quote(quote)));
             self.answer(&message.sender, request.request_id, outcome)
                 .await;
@@ -184,6 +188,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
             templates: Vec::new(),
             images: vec!["host".to_owned()],
             mints: terms(mint),
+            lock_key: None,
             relays: vec![relay.to_owned()],
             limits: Limits {
                 max_request_bytes: 32_768,
@@ -214,6 +219,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         max_msat: Msat::new(RATE * 3_600),
         seconds,
         mints: terms(mint),
+        lock: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,
@@ -466,4 +472,68 @@ async fn a_token_that_was_made_and_not_written_down_is_put_back() {
         "{before} -> {after}"
     );
     assert!(world.client(LONG).records().markers().unwrap().is_empty());
+}
+
+/// A provider's wallet at the world's mint.
+async fn provider_wallet(dir: &TempDir, mint: &TestMint) -> CdkWallet {
+    let options = WalletOptions {
+        dir: dir.path().join("wallet"),
+        seed: [9; 64],
+        mints: vec![WalletMint {
+            url: mint.url().0,
+            requests_per_minute: 6000,
+        }],
+        timeout: Duration::from_secs(20),
+        allow_any_mint: false,
+    };
+    CdkWallet::open(options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_stays_silent_costs_the_mint_s_fees_alone() {
+    let world = World::start().await;
+    world.fund(64).await;
+    let before = world.balance().await;
+    let dir = tempfile::tempdir().unwrap();
+    let wallet = provider_wallet(&dir, &world.mint).await;
+    let mut provider = Provider::start(&world.relay, &world.mint.url().0).await;
+    provider.offer("Alpha").await;
+    provider.lock = Some(LockTerms {
+        key: wallet.lock_key(),
+        min_seconds: 1,
+    });
+    let options = ClientOptions {
+        relays: vec![world.relay.url()],
+        timeout: Some(Duration::from_secs(3)),
+        lock_for: Some(Duration::from_secs(2)),
+        settings: Some(Settings {
+            mints: vec![world.mint.url().0],
+            ..Settings::default()
+        }),
+        ..ClientOptions::default()
+    };
+    let client = Client::open(world.home.path(), options).unwrap();
+    let (result, (_, request)) = tokio::join!(spawn(&client, Pay::Minimum), provider.next());
+    let error = result.unwrap_err();
+    assert_eq!((error.kind.exit_code(), error.money), (6, Money::Pending));
+    let token = request.ask.token().unwrap().to_owned();
+    let locks = wallet.inspect(&token).unwrap().locks;
+    assert!(locks.iter().all(Option::is_some), "{locks:?}");
+
+    // The request's own deadline passes.
+    let mut saved = client.records().open_requests().unwrap().remove(0);
+    saved.expires_at = satlet::core::time::Timestamp::from_secs(1);
+    client.records().save_request(&saved).unwrap();
+    let end = std::time::Instant::now() + LONG;
+    while !client.records().open_requests().unwrap().is_empty() {
+        assert!(
+            std::time::Instant::now() < end,
+            "the money never comes back"
+        );
+        client.settle(&quiet).await.unwrap();
+    }
+    let after = world_balance(&client).await;
+    let cost = before.checked_sub(after).unwrap();
+    assert!(cost <= Msat::new(3_000), "three swaps at most: {cost}");
+    assert_eq!(wallet.receive(&token).await, Err(WalletError::Spent));
 }

@@ -6,6 +6,7 @@ mod crash;
 mod fiat;
 mod lease;
 mod load;
+mod locks;
 mod paygress;
 mod receipt;
 mod refunds;

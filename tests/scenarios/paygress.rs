@@ -10,6 +10,7 @@ use satlet::compute::fake::Op;
 use satlet::core::ids::{EventId, PublicKey};
 use satlet::core::lease::Phase;
 use satlet::core::money::Msat;
+use satlet::core::payment::lock::{Conditions, Kind};
 use satlet::core::time::Timestamp;
 use satlet::gateway::{Doors, Ports};
 use satlet::ledger::{CONTAINERS, OutboxRow, container_key};
@@ -18,8 +19,8 @@ use satlet::provider::doors::LedgerDoors;
 use satlet::provider::settings::{PaygressSetting, Settings};
 use satlet::provider::stores::Stores;
 use satlet::relay::{Channel, Incoming, OutboxStore};
-use satlet::wallet::WalletError;
 use satlet::wallet::fake::FakeMint;
+use satlet::wallet::{Wallet, WalletError};
 use serde_json::{Value, json};
 
 use crate::support::shop::{Shop, key, until};
@@ -216,6 +217,17 @@ async fn what_is_refused_takes_no_money() {
     let spent = shop.mint.token(sat(100));
     shop.mint.spend(&spent);
     let dollars = shop.mint.token_in("usd", 100);
+    let lock = Conditions {
+        kind: Kind::P2pk,
+        data: shop.wallet.lock_key().to_string(),
+        extra_keys: Vec::new(),
+        n_sigs: None,
+        sig_all: false,
+        locktime: None,
+        refund_keys: Vec::new(),
+        n_sigs_refund: None,
+    };
+    let locked = shop.mint.locked_token(sat(100), &lock);
     let (small, huge) = (shop.mint.token(sat(5)), shop.mint.token(sat(100_000)));
     let key = json!({"algorithm": "luks2-aes-xts", "key_b64": "pV8q1c0k2m3o4q5s6u7w8y9A0B1C2D3E4F5G6H7I8J0"});
     let short = json!({"algorithm": "luks2-aes-xts", "key_b64": "pV8q"});
@@ -223,6 +235,8 @@ async fn what_is_refused_takes_no_money() {
     let good = || spawn(&token);
     for (body, error, word) in [
         (spawn("cashuBgarbage"), "invalid_token", "token"),
+        // Good in our own dialect; such clients know nothing of it.
+        (spawn(&locked), "invalid_token", "locked"),
         (
             spawn(&FakeMint::new("https://other.test").token(sat(100))),
             "non_whitelisted_mint",

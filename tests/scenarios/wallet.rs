@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use satlet::core::money::Msat;
+use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::wallet::cdk_wallet::{CdkWallet, WalletMint, WalletOptions};
 use satlet::wallet::conformance::{Bench, sat, token_v3};
-use satlet::wallet::{MintUrl, ProofsState, Recovery, RedemptionState, Unit, Wallet, WalletError};
+use satlet::wallet::{
+    LockTo, MintUrl, ProofsState, Recovery, RedemptionState, Unit, Wallet, WalletError,
+};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
@@ -339,6 +342,75 @@ async fn send_until_it_fails(stage: &Behind) -> (Msat, WalletError) {
         }
     }
     panic!("no swap was ever needed");
+}
+
+/// Locked outputs are not in cdk's own restore: they are made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_whose_answer_is_lost_is_made_again() {
+    let stage = behind().await;
+    let receiver = stage.wallet(1).await;
+    for (index, fault) in [Fault::DropResponse, Fault::DropRequest]
+        .into_iter()
+        .enumerate()
+    {
+        let to = LockTo {
+            key: receiver.lock_key(),
+            locktime: Timestamp::from_secs(4_000_000_000),
+            index: index as u64,
+        };
+        let plain = stage.token(333).await;
+        let before = total(&receiver).await;
+        stage.proxy.strike(SWAP, fault);
+        unknown(stage.payer.lock(&plain, &to).await);
+        // A new process, as it were: all that it has is what was written down.
+        let locked = stage.payer.lock(&plain, &to).await.unwrap();
+        assert_eq!(locked.face.checked_add(locked.fee), Some(sat(333)));
+        assert!(stage.payer.lock(&plain, &to).await.unwrap() == locked);
+        let got = receiver.receive(&locked.token).await.unwrap();
+        assert_eq!(got.net.checked_add(got.fee), Some(locked.face));
+        let after = before.checked_add(got.net).unwrap();
+        assert_eq!(total(&receiver).await, after);
+    }
+    // What was spent otherwise cannot be locked.
+    let plain = stage.token(64).await;
+    receiver.receive(&plain).await.unwrap();
+    let to = LockTo {
+        key: receiver.lock_key(),
+        locktime: Timestamp::from_secs(4_000_000_000),
+        index: 99,
+    };
+    let error = stage.payer.lock(&plain, &to).await;
+    assert_eq!(error, Err(WalletError::Spent));
+    assert_eq!(stage.payer.recover().await.unwrap().unfinished, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_payment_survives_a_lost_answer() {
+    let stage = behind().await;
+    let wallet = stage.wallet(1).await;
+    for (index, fault) in [Fault::DropResponse, Fault::DropRequest]
+        .into_iter()
+        .enumerate()
+    {
+        let to = LockTo {
+            key: wallet.lock_key(),
+            locktime: Timestamp::from_secs(4_000_000_000),
+            index: index as u64,
+        };
+        let plain = stage.token(333).await;
+        let locked = stage.payer.lock(&plain, &to).await.unwrap().token;
+        let payment = wallet.inspect(&locked).unwrap().payment;
+        let before = total(&wallet).await;
+        stage.proxy.strike(SWAP, fault);
+        unknown(wallet.redeem(payment, &locked).await);
+        let state = wallet.redemption(payment, &locked).await.unwrap();
+        let RedemptionState::Done(done) = state else {
+            panic!("{fault:?}: {state:?}");
+        };
+        let after = before.checked_add(done.net).unwrap();
+        assert_eq!(total(&wallet).await, after);
+        assert_eq!(wallet.recover().await.unwrap(), Recovery::default());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

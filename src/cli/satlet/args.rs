@@ -200,6 +200,9 @@ pub struct PayArgs {
     /// Pay with this ecash token; `-` reads it from standard input
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// Do not lock the token to the provider
+    #[arg(long)]
+    pub no_lock: bool,
     /// Do not ask, whatever it costs
     #[arg(short, long)]
     pub yes: bool,

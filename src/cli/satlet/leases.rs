@@ -30,9 +30,9 @@ pub(super) async fn spawn(app: &App, args: SpawnArgs) -> Outcome {
         wanted.ssh_keys.push(public);
         private
     });
-    let yes = args.pay.yes;
+    let (yes, no_lock) = (args.pay.yes, args.pay.no_lock);
     let pay = pay(args.pay)?;
-    let client = app.client()?;
+    let client = app.paying_client(no_lock)?;
     let progress = app.progress();
     let provider = find(&client, &args.provider, &progress).await?;
     let options = SpawnOptions {
@@ -388,9 +388,9 @@ async fn request_status(app: &App, client: &Client, id: RequestId) -> Outcome {
 }
 
 pub(super) async fn topup(app: &App, query: &str, args: PayArgs) -> Outcome {
-    let yes = args.yes;
+    let (yes, no_lock) = (args.yes, args.no_lock);
     let pay = pay(args)?;
-    let client = app.client()?;
+    let client = app.paying_client(no_lock)?;
     let lease = client.find_lease(query)?;
     let ask = confirm(&client, yes);
     let answer = client.topup(&lease, pay, &ask, &app.progress()).await?;

@@ -162,7 +162,13 @@ impl App {
     }
 
     fn client(&self) -> Result<Client, ClientError> {
+        self.paying_client(false)
+    }
+
+    /// `no_lock`: it pays with unlocked tokens.
+    fn paying_client(&self, no_lock: bool) -> Result<Client, ClientError> {
         let options = ClientOptions {
+            no_lock,
             relays: self.global.relays.clone(),
             timeout: self.global.timeout.map(Duration::from_secs),
             ..ClientOptions::default()

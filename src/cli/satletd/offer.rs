@@ -82,6 +82,8 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
         backend: backend.name().clone(),
         capabilities: backend.capabilities().clone(),
         gateway: (settings.gateway.listen.port(), host_key(&settings.data_dir)),
+        // It comes from the wallet's seed, which nothing but the daemon reads.
+        lock_key: None,
         mints: mints.collect(),
         promised: (Resources::default(), 0),
         completed: 0,

@@ -45,7 +45,10 @@ impl Client {
         progress("paygress/1: what is paid now is not refunded either");
         let rate = lease.status.rate_msat_per_s;
         let (paid, unwritten) = match (terms::topup_amount(&pay, rate)?, &pay) {
-            (Some(amount), _) => self.pay_asked(&lease.mints, amount, None, confirm).await?,
+            (Some(amount), _) => {
+                self.pay_asked(&lease.mints, amount, None, None, confirm)
+                    .await?
+            }
             (None, Pay::Token(token)) => self.pasted(token, &lease.mints)?,
             (None, _) => return Err(ClientError::internal("no amount")),
         };
@@ -79,6 +82,7 @@ impl Client {
             expires_at: now().plus(self.timeout.unwrap_or(ANSWER_TIMEOUT)),
             relays: lease.relays.clone(),
             mints: lease.mints.clone(),
+            lock: None,
             paid: Some(paid.clone()),
             ssh_key: None,
             standing: Standing::Open,

@@ -201,6 +201,7 @@ fn new_lease(
         provider_name: saved.provider_name.clone(),
         relays: saved.relays.clone(),
         mints: saved.mints.clone(),
+        lock: None,
         ssh_key: None,
         status,
         seen_at: now(),

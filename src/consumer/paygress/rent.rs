@@ -144,7 +144,7 @@ impl Client {
         match (terms::amount(pay, rate)?, pay) {
             (Some(amount), _) => {
                 agree(amount)?;
-                let payment = self.pay(mints, amount, None).await?;
+                let payment = self.pay(mints, amount, None, None).await?;
                 Ok((payment, amount))
             }
             (None, Pay::Token(token)) => {
@@ -186,6 +186,7 @@ impl Client {
             expires_at: now().plus(self.timeout.unwrap_or(ANSWER_TIMEOUT)),
             relays: provider.relays(),
             mints,
+            lock: None,
             paid: Some(paid.clone()),
             ssh_key: None,
             standing: Standing::Open,

@@ -369,7 +369,7 @@ impl Client {
     /// seen it could still redeem it.
     async fn land(&self, paid: &Paid) -> Landed {
         match paid.source {
-            Source::Wallet => self.put_back(&paid.token).await,
+            Source::Wallet => self.put_back(paid).await,
             Source::Pasted => self.take_in(&paid.token).await,
         }
     }

@@ -8,6 +8,7 @@ use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
 use super::time::Timestamp;
 
+pub mod lock;
 #[cfg(test)]
 mod tests;
 

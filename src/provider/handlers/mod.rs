@@ -23,7 +23,7 @@ use crate::protocol::reply::Answer;
 use crate::protocol::request::{Ask, Request};
 
 pub(super) use quote::{mint_terms, unit_name};
-pub(super) use spawn::{buy, priced};
+pub(super) use spawn::{Locks, buy, priced};
 pub(super) use status::{describe, refund};
 pub(super) use topup::handle as topup;
 
@@ -50,7 +50,9 @@ pub(super) async fn handle(
     match &request.ask {
         Ask::Quote(ask) => quote::handle(ctx, owner, request.request_id, ask).await,
         Ask::Spawn(ask) => spawn::handle(ctx, owner, request.request_id, ask).await,
-        Ask::Topup(ask) => topup::handle(ctx, owner, request.request_id, ask, None).await,
+        Ask::Topup(ask) => {
+            topup::handle(ctx, owner, request.request_id, ask, None, Locks::Good).await
+        }
         Ask::Status(ask) => status::handle(ctx, owner, &ask.lease),
         Ask::List => list::handle(ctx, owner),
         Ask::Logs(ask) => logs::handle(ctx, owner, ask).await,

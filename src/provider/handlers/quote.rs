@@ -8,7 +8,7 @@ use crate::core::ids::{PublicKey, RequestId};
 use crate::core::pricing::{PriceError, Tier, price};
 use crate::ledger::Held;
 use crate::protocol::error::{Code, WireError};
-use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer};
+use crate::protocol::reply::{Answer, LockTerms, MintTerms, QuoteAnswer};
 use crate::protocol::request::Quote;
 use crate::provider::ctx::{Ctx, holds, promised};
 use crate::provider::refuse::{self, Refusal};
@@ -51,6 +51,10 @@ pub(super) async fn handle(
         max_msat: tier.max_price().ok_or_else(too_large)?,
         seconds,
         mints: mint_terms(ctx).await,
+        lock: Some(LockTerms {
+            key: ctx.parts.wallet.lock_key(),
+            min_seconds: ctx.settings().timing.lock_margin().as_secs(),
+        }),
         gives: tier.resources,
         not_enforced: ctx.not_enforced(tier),
         outgoing_network: can.outgoing_network,

@@ -11,7 +11,7 @@ use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase};
 use crate::core::money::Msat;
-use crate::core::payment::{Payment, PaymentState, Purpose};
+use crate::core::payment::{Payment, PaymentState, Purpose, lock};
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
 use crate::ledger::{
@@ -37,9 +37,18 @@ pub(super) async fn handle(
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let priced = priced(ctx, accepted, &ask.token).await?;
+    let priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
+}
+
+/// Which spending conditions a token may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::provider) enum Locks {
+    /// None, or a lock to our key that holds long enough.
+    Good,
+    /// None: what clients of the older dialect know.
+    None,
 }
 
 /// What is wanted, with a token that buys it.
@@ -54,8 +63,9 @@ pub(in crate::provider) async fn priced(
     ctx: &Ctx,
     accepted: Accepted,
     text: &str,
+    locks: Locks,
 ) -> Result<Priced, Refusal> {
-    let (info, net) = token(ctx, text).await?;
+    let (info, net) = token(ctx, text, locks).await?;
     let fee = info.face.saturating_sub(net);
     let sold = accepted.tier.sell(net);
     sold.map_err(|error| refuse::price(error, fee))?;
@@ -113,8 +123,13 @@ where
     Ok(name)
 }
 
-/// Reads the token and finds out what it will give.
-pub(super) async fn token(ctx: &Ctx, token: &str) -> Result<(TokenInfo, Msat), Refusal> {
+/// Reads the token and finds out what it will give. A lock that cannot be relied
+/// on is refused before the mint is asked anything.
+pub(super) async fn token(
+    ctx: &Ctx,
+    token: &str,
+    locks: Locks,
+) -> Result<(TokenInfo, Msat), Refusal> {
     let mints: Vec<_> = ctx
         .settings()
         .mints
@@ -129,6 +144,12 @@ pub(super) async fn token(ctx: &Ctx, token: &str) -> Result<(TokenInfo, Msat), R
     }
     let wallet = &ctx.parts.wallet;
     let info = wallet.inspect(token).map_err(refuse)?;
+    if locks == Locks::None && info.locks.iter().any(Option::is_some) {
+        return Err(refuse(WalletError::Malformed("it is locked".to_owned())));
+    }
+    let (key, margin) = (wallet.lock_key(), ctx.settings().timing.lock_margin());
+    lock::accept(&info.locks, std::slice::from_ref(&key), ctx.now(), margin)
+        .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
     let asked = tokio::time::timeout(ctx.settings().timing.mint, wallet.net_of(token)).await;
     let net = asked
         .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))
@@ -146,6 +167,12 @@ pub(super) fn payment(
     token: &str,
 ) -> Payment {
     let timing = &ctx.settings().timing;
+    // After the locktime its owner may take it back: what is begun has to be
+    // over by then.
+    let locktimes = info.locks.iter().flatten().filter_map(|lock| lock.locktime);
+    let spare = timing.lock_margin().saturating_sub(timing.provision);
+    let in_time = locktimes.min().map(|until| until.minus(spare));
+    let deadline = ctx.now().plus(timing.provision);
     Payment {
         id: info.payment,
         owner: lease.owner,
@@ -158,7 +185,7 @@ pub(super) fn payment(
         token: token.to_owned(),
         ys: info.ys.clone(),
         state: PaymentState::Reserved,
-        deadline: ctx.now().plus(timing.provision),
+        deadline: in_time.map_or(deadline, |in_time| in_time.min(deadline)),
         net: Msat::ZERO,
         fee: Msat::ZERO,
         added_seconds: 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::spawn::{payment, token};
+use super::spawn::{Locks, payment, token};
 use super::{Handled, Stopped, claim_proofs, commit, link, own_lease};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::Lease;
@@ -22,12 +22,13 @@ pub(in crate::provider) async fn handle(
     id: RequestId,
     ask: &Topup,
     pay_by: Option<Timestamp>,
+    locks: Locks,
 ) -> Result<Handled, Refusal> {
     let lease = own_lease(ctx, &owner, &ask.lease)?;
     if !lease.takes_topup() {
         return Err(refuse::no_topup(&lease));
     }
-    let (info, net) = token(ctx, &ask.token).await?;
+    let (info, net) = token(ctx, &ask.token, locks).await?;
     let fee = info.face.saturating_sub(net);
     fits(&lease, net, fee, ctx.now())?;
     let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, &ask.token);

@@ -93,7 +93,16 @@ pub(super) async fn topup(
         lease: lease.id,
         token: wanted.cashu_token.clone(),
     };
-    match handlers::topup(ctx, owner, id, &ours, Some(wait::pay_by(ask))).await {
+    match handlers::topup(
+        ctx,
+        owner,
+        id,
+        &ours,
+        Some(wait::pay_by(ask)),
+        handlers::Locks::None,
+    )
+    .await
+    {
         Ok(Handled::Later(lease)) => Ok(Done::Later(lease)),
         Ok(Handled::Answer(_)) => Err(ErrorReply::new(ErrorType::BackendError, "no answer")),
         Err(refusal) => Err(errors::reply(&refusal)),

@@ -45,7 +45,7 @@ pub(super) async fn handle(
     }
     let wanted = wanted(ctx, spawn)?;
     let accepted = validate::wanted(ctx, &wanted, false, Price::AsOfNow).map_err(refused)?;
-    let priced = handlers::priced(ctx, accepted, &spawn.cashu_token);
+    let priced = handlers::priced(ctx, accepted, &spawn.cashu_token, handlers::Locks::None);
     let priced = priced.await.map_err(refused)?;
     let port = ports::take(ctx).await.map_err(refused)?;
     let password = password(&spawn.ssh_password);
