@@ -9,4 +9,5 @@ mod paygress;
 mod refusals;
 mod relay;
 mod renter;
+mod twice;
 mod wallet;
