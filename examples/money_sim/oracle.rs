@@ -141,29 +141,34 @@ pub(super) fn at_end(s: &mut State) {
     if s.failure.is_some() {
         return;
     }
-    let failed = leases(s).or_else(|| payments(s)).or_else(|| refunds(s));
+    if let Some((drift, what)) = leases(s) {
+        return s.fail(drift, what);
+    }
+    let failed = payments(s).or_else(|| refunds(s));
     if let Some(what) = failed.or_else(|| answers(s)) {
         s.fail(0, what);
     }
 }
 
 /// Every lease has an end, and nothing runs after it.
-fn leases(s: &State) -> Option<String> {
+fn leases(s: &State) -> Option<(u64, String)> {
     if let Some(lease) = s.disk.leases.first() {
-        return Some(format!("lease {} is still {:?}", lease.id, lease.phase));
+        let what = format!("lease {} is still {:?}", lease.id, lease.phase);
+        return Some((0, what));
     }
     let now = s.now();
     for lease in &s.disk.ended {
         let meter = s.meters.iter().find(|meter| meter.lease == lease.id)?;
-        if let Err((_, what)) = meter.compare(lease, now) {
-            return Some(format!("lease {}: {what}", lease.id));
+        if let Err((drift, what)) = meter.compare(lease, now) {
+            return Some((drift, format!("lease {}: {what}", lease.id)));
         }
         if lease.cause.is_none() || !lease.money.owed.is_zero() {
-            return Some(format!("lease {} ended with {:?}", lease.id, lease.money));
+            let what = format!("lease {} ended with {:?}", lease.id, lease.money);
+            return Some((lease.money.owed.get(), what));
         }
     }
     let there = s.backend.there.first();
-    there.map(|(id, _)| format!("the workload of {id} is still there"))
+    there.map(|(id, _)| (0, format!("the workload of {id} is still there")))
 }
 
 /// Each payment is on a lease's books, or the consumer has the token.
