@@ -208,6 +208,7 @@ impl World {
             world.with(State::take_back_orphans);
             world.pause().await;
             let (undone, unheard) = world.with(|s| {
+                s.process.open = true;
                 let inbox = &s.disk.inbox;
                 let undone = inbox.iter().filter(|(_, done)| !done);
                 let undone: Vec<_> = undone.map(|(msg, _)| msg.clone()).collect();
@@ -263,11 +264,14 @@ impl World {
             return;
         };
         // A gift wrap of a message that is known is a message all the same.
-        self.with(|s| {
+        let heard = self.with(|s| {
             if !s.consumer.sent.iter().any(|known| known.rumor == msg.rumor) {
                 s.consumer.sent.push(msg.clone());
             }
+            s.process.open
         });
-        self.spawn(|world| world.receive(msg));
+        if heard {
+            self.spawn(|world| world.receive(msg));
+        }
     }
 }

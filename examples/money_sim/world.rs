@@ -45,6 +45,8 @@ pub(super) enum Reply {
 /// What a process has in memory.
 #[derive(Default)]
 pub(super) struct Process {
+    /// Relays are listened to: what the wallet left open has been looked at.
+    pub(super) open: bool,
     /// Leases that have a task, and whether its bell was rung.
     pub(super) actors: Vec<(LeaseId, bool)>,
     /// Requests that are being handled, each with the message that brought it.
