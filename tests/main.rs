@@ -15,6 +15,9 @@ mod support;
 mod cli;
 mod docs;
 mod layering;
+mod money;
+#[path = "../examples/money_sim/mod.rs"]
+mod money_sim;
 mod real;
 mod scenarios;
 mod vectors;

@@ -2,7 +2,7 @@
 //! Each request is handled once however often and by whatever way it comes; who
 //! asks again gets the stored answer again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::handlers::{self, Handled};
 use super::lanes;
 use super::paygress;
 use super::refuse::{self, Refusal};
-use crate::core::ids::{PublicKey, RequestId};
+use crate::core::ids::{EventId, PublicKey, RequestId};
 use crate::core::policy::rate::Class;
 use crate::ledger::{INBOX, LedgerError, OldAsk, REQUESTS, RequestRow, request_key};
 use crate::protocol::error::{Code, WireError};
@@ -56,9 +56,9 @@ pub struct Dispatcher {
 /// A place among [`PARALLEL`], as long as it is needed.
 pub(super) type HeldPlace = Option<OwnedSemaphorePermit>;
 
-/// Requests that are being handled.
+/// Requests that are being handled, each with the message that brought it.
 #[derive(Default)]
-struct Busy(Mutex<HashSet<(PublicKey, RequestId)>>);
+struct Busy(Mutex<HashMap<(PublicKey, RequestId), EventId>>);
 
 struct BusyGuard {
     busy: Arc<Busy>,
@@ -66,9 +66,19 @@ struct BusyGuard {
 }
 
 impl Busy {
-    fn enter(self: &Arc<Self>, key: (PublicKey, RequestId)) -> Option<BusyGuard> {
-        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.insert(key).then(|| BusyGuard {
+    /// # Errors
+    /// The message by which it is being handled already.
+    fn enter(
+        self: &Arc<Self>,
+        key: (PublicKey, RequestId),
+        rumor: EventId,
+    ) -> Result<BusyGuard, EventId> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = map.get(&key) {
+            return Err(*first);
+        }
+        map.insert(key, rumor);
+        Ok(BusyGuard {
             busy: Arc::clone(self),
             key,
         })
@@ -231,7 +241,7 @@ async fn one(
     }
     if let Some(read) = paygress::read(&ctx, &message) {
         let key = (message.sender, paygress::request_id(&message.rumor));
-        let Some(_guard) = busy.enter(key) else {
+        let Ok(_guard) = busy.enter(key, message.rumor) else {
             return Ok(());
         };
         return paygress::handle(&ctx, &message, read, place).await;
@@ -243,9 +253,14 @@ async fn one(
         tracing::debug!(rumor = %message.rumor, "not a request of this dialect; ignored");
         return done(&ctx, &message, None).await;
     };
-    let Some(_guard) = busy.enter((message.sender, id)) else {
-        // The one answer goes out when the first copy is dealt with.
-        return done(&ctx, &message, Some(id)).await;
+    let _guard = match busy.enter((message.sender, id), message.rumor) {
+        Ok(guard) => guard,
+        // At a start a message may be among what was left undone and come by its
+        // relay too. It is dealt with when the copy is that is being handled: if
+        // that is cut off, the next start has to find it undone.
+        Err(first) if first == message.rumor => return Ok(()),
+        // The one answer goes out when the first message is dealt with.
+        Err(_) => return done(&ctx, &message, Some(id)).await,
     };
     let mut place = place;
     let ready = match ready(&ctx, &message, id, &mut place).await? {

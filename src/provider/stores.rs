@@ -106,9 +106,11 @@ impl InboxStore for Stores {
             }
             tx.put(&WRAPS, &wrap, &now)?;
             let key = event_key(&message.rumor);
-            if let Some(known) = tx.get(&INBOX, &key)? {
-                // Wrapped anew: its author asks for the answer again.
-                return Ok(known.done);
+            // Wrapped anew: its author asks for the answer again. What is handled
+            // is undone on disk until then: another message with the same request
+            // relies on it.
+            if tx.get(&INBOX, &key)?.is_some_and(|known| !known.done) {
+                return Ok(false);
             }
             let row = InboxRow {
                 channel: message.channel,

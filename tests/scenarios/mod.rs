@@ -13,4 +13,5 @@ mod refunds;
 mod refusals;
 mod relay;
 mod renter;
+mod twice;
 mod wallet;

@@ -304,6 +304,14 @@ impl Shop {
         running.dispatcher.dispatch(message).await;
     }
 
+    /// Stores a message in another gift wrap, as the inbox does. Whether it is
+    /// to be handled.
+    pub async fn wrapped_anew(&self, message: &Incoming) -> bool {
+        let inbox = Stores::new(Arc::clone(self.ctx()));
+        let wrap = EventId::from_bytes(rand::random());
+        inbox.store(message, &wrap).await.unwrap()
+    }
+
     /// Brings a message as a relay does: stored where it is worth it, and then
     /// dispatched. Whether it was.
     pub async fn post(&self, owner: PublicKey, body: String) -> bool {
