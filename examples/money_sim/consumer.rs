@@ -224,6 +224,7 @@ impl World {
             }
             world.spawn(World::sweep);
             world.spawn(World::upkeep);
+            world.spawn(World::rounds);
         });
     }
 

@@ -101,6 +101,8 @@ pub(super) struct Disk {
     pub(super) ended: Vec<Lease>,
     pub(super) payments: Vec<Payment>,
     pub(super) proofs: BTreeMap<String, PaymentId>,
+    /// Proofs of refunds that are being taken back.
+    pub(super) taking: Vec<String>,
     pub(super) requests: Vec<RequestRow>,
     /// Messages, and whether each is dealt with.
     pub(super) inbox: Vec<(Msg, bool)>,

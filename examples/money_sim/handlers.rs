@@ -134,7 +134,7 @@ impl World {
             if s.disk.leases.iter().filter(|l| !l.has_ended()).count() >= ROOM {
                 return Err(Refused);
             }
-            if rules.holder(&s.disk, &payment).is_some() {
+            if rules.is_held(&s.disk, &payment) {
                 s.seen.insert("a token was in use");
                 return Err(Refused);
             }
@@ -173,7 +173,7 @@ impl World {
             if !rules.takes_topup(lease) || !fits(lease, net, now) {
                 return Err(Refused);
             }
-            if rules.holder(&s.disk, &payment).is_some() {
+            if rules.is_held(&s.disk, &payment) {
                 return Err(Refused);
             }
             s.claim(&payment);

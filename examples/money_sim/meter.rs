@@ -184,6 +184,16 @@ impl Meter {
         Ok(())
     }
 
+    /// The token of the `n`th refund was taken back, which cost `fee`.
+    pub(super) fn taken_back(&mut self, n: usize, fee: u64) -> Result<(), String> {
+        let face = self.refunds.get(n).and_then(|owed| owed.made);
+        let (face, _) = face.ok_or("a refund that was not made")?;
+        self.refunded -= face;
+        self.refund_fees += fee;
+        self.credit += face - fee;
+        Ok(())
+    }
+
     /// The `n`th refund is too little for a token.
     pub(super) fn credited(&mut self, n: usize) -> Result<(), String> {
         self.credit += self.open(n)?.msat;

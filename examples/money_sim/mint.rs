@@ -84,6 +84,8 @@ pub(super) struct Sent {
     pub(super) fee: u64,
     /// A lease's books have it.
     pub(super) booked: bool,
+    /// A lease's books have it that it was taken back.
+    pub(super) noted: bool,
     /// What taking it back cost, once it was.
     pub(super) back: Option<u64>,
 }
@@ -248,10 +250,47 @@ impl Money {
             face,
             fee,
             booked: false,
+            noted: false,
             back: None,
         };
         self.sent.push(sent.clone());
         Ok(sent)
+    }
+
+    /// Redeems a token of our own.
+    pub(super) fn take_back_token(&mut self, token: &Token) -> Result<(u64, u64), WalletError> {
+        let purse = self.purse_of(token);
+        if self.down[purse.mint] {
+            return Err(WalletError::MintDown);
+        }
+        let (net, fee) = self.net(token)?;
+        if !self.spend(token, Spender::TakenBack) {
+            return Err(WalletError::Spent);
+        }
+        self.balance[purse.slot()] += net;
+        let sent = self.sent.iter_mut().find(|sent| sent.token == *token);
+        sent.into_iter().for_each(|sent| sent.back = Some(fee));
+        Ok((net, fee))
+    }
+
+    /// Finds out about taking a token back.
+    pub(super) fn taking(&mut self, token: &Token) -> Result<Redemption, WalletError> {
+        let purse = self.purse_of(token);
+        if self.down[purse.mint] {
+            return Err(WalletError::MintDown);
+        }
+        let sent = self.sent.iter().find(|sent| sent.token == *token);
+        if let Some((face, Some(fee))) = sent.map(|sent| (sent.face, sent.back)) {
+            return Ok(Redemption::Done {
+                net: face - fee,
+                fee,
+            });
+        }
+        Ok(if self.is_spent(token) {
+            Redemption::SpentElsewhere
+        } else {
+            Redemption::NotDone
+        })
     }
 
     /// Takes back the token that was sent as the `n`th.
@@ -279,6 +318,9 @@ pub(super) enum Op {
         purse: Purse,
         msat: u64,
         inputs: u64,
+    },
+    TakeBack {
+        token: Token,
     },
     Host {
         order: super::backend::Order,

@@ -13,6 +13,7 @@
 //! asks whether every msat, workload and request has found its end. Everything
 //! comes from one seed.
 
+mod after;
 mod answers;
 mod backend;
 mod consumer;

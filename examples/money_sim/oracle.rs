@@ -61,6 +61,15 @@ fn wallet(s: &State) -> (u64, u64) {
     for lease in s.disk.leases.iter().chain(&s.disk.ended) {
         less += lease.money.refunded.get() + lease.money.refund_fees.get();
     }
+    for sent in s
+        .money
+        .sent
+        .iter()
+        .filter(|sent| sent.booked && !sent.noted)
+    {
+        // Taken back, and on no books yet.
+        plus += sent.back.map_or(0, |cost| sent.face - cost);
+    }
     for sent in s.money.sent.iter().filter(|sent| !sent.booked) {
         less += sent.back.map_or(sent.face, |cost| cost) + sent.fee;
     }
@@ -121,6 +130,35 @@ pub(super) fn booked(s: &mut State, token: &Token) {
         sent.is_some_and(|sent| sent.back.is_none() && !std::mem::replace(&mut sent.booked, true));
     if !first {
         s.fail(0, "a refund was booked whose token is not there".to_owned());
+    }
+}
+
+/// Before the token of a refund is taken back: it is on disk that it will be.
+pub(super) fn before_take_back(s: &mut State, lease: &LeaseId, refund: &str) {
+    let lease = s.disk.any_lease(lease);
+    let found = lease.and_then(|lease| lease.refunds.iter().find(|r| r.id == refund));
+    if !found.is_some_and(|r| matches!(r.state, RefundState::TakingBack { .. })) {
+        s.fail(
+            0,
+            format!("refund {refund} is taken back, and is not on disk"),
+        );
+    }
+}
+
+/// When a lease's books have it that a refund was taken back.
+pub(super) fn taken_back(s: &mut State, token: &Token) {
+    let sent = s.money.sent.iter_mut().find(|sent| sent.token == *token);
+    sent.into_iter().for_each(|sent| sent.noted = true);
+}
+
+/// When a refund is called claimed.
+pub(super) fn at_claimed(s: &mut State, token: &Token) {
+    let by = s.money.proof(token.0[0]).spent;
+    if by.is_none() || by == Some(Spender::TakenBack) {
+        s.fail(
+            0,
+            format!("a refund is called claimed, and was spent by {by:?}"),
+        );
     }
 }
 
@@ -204,7 +242,7 @@ fn payments(s: &State) -> Option<String> {
 /// Each refund was made once, and what was made for none is back.
 fn refunds(s: &State) -> Option<String> {
     for sent in &s.money.sent {
-        if sent.booked == sent.back.is_some() {
+        if sent.back.is_some() != (sent.noted || !sent.booked) {
             return Some(format!("the token {:?} belongs to nobody", sent.token));
         }
     }

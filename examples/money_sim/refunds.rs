@@ -1,9 +1,7 @@
 //! Making a refund: owed on disk, then a token from the wallet, then the books;
 //! as in `src/provider/steps/refund.rs`.
 //!
-//! A token that was made and claimed, or was not claimed and is taken back, is
-//! here [`Consumer::claim`](super::consumer) and nothing more: whoever gives the
-//! core states for it adds the step here and its amounts to the meter.
+//! What becomes of it then is in [`after`](super::after).
 
 use satlet::core::lease::{Lease, Refund};
 use satlet::core::money::Msat;
@@ -84,7 +82,8 @@ impl World {
         let (n, rules) = (place(lease, id), self.rules);
         self.change(&lease.id, false, |s, lease| {
             let token = sent.token.text();
-            let booked = rules.made(lease, id, token, sent.face, sent.fee);
+            let now = s.now();
+            let booked = rules.made(lease, id, token, sent.face, sent.fee, now);
             booked.ok_or_else(|| format!("refund {id} is not owed"))?;
             oracle::booked(s, &sent.token);
             s.seen.insert("a refund was made");

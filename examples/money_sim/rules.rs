@@ -1,7 +1,7 @@
 //! What the simulated provider asks of the core, and the mutants: each forgets
 //! one rule at that boundary, and the oracle has to notice.
 
-use satlet::core::ids::{LeaseId, PaymentId};
+use satlet::core::ids::LeaseId;
 use satlet::core::lease::{Event, Lease, Misstep, Pace, Phase, Plan, RefundState, Step};
 use satlet::core::money::Msat;
 use satlet::core::payment::{Learnt, Payment, PaymentState, Rejection};
@@ -66,6 +66,10 @@ mutants! {
     EndUndestroyed = "end-undestroyed",
     /// An answer is replaced by a later one.
     AnswerAgain = "answer-again",
+    /// A refund is taken back before that is on disk.
+    TakeUnnoted = "take-unnoted",
+    /// A refund that is taken back is ours.
+    EarnRefund = "earn-refund",
     /// Money that comes when the lease has ended is on no books.
     ForgetLate = "forget-late",
 }
@@ -97,14 +101,14 @@ impl Rules {
         lease.takes_topup() || (self.is(Mutant::TopupEnding) && lease.phase == Phase::Ending)
     }
 
-    /// The holder of a proof of this payment, if another one has a claim on it.
-    pub(super) fn holder(self, disk: &Disk, payment: &Payment) -> Option<PaymentId> {
-        if self.is(Mutant::ShareProofs) {
-            return None;
-        }
-        let holder = |y: &String| disk.proofs.get(y).copied();
-        let mut holders = payment.ys.iter().filter_map(holder);
-        holders.find(|id| disk.still_held(id))
+    /// Whether another payment has a claim on a proof of this one, or the proof is
+    /// being taken back.
+    pub(super) fn is_held(self, disk: &Disk, payment: &Payment) -> bool {
+        let held = |y: &String| {
+            let holder = disk.proofs.get(y);
+            disk.taking.contains(y) || holder.is_some_and(|id| disk.still_held(id))
+        };
+        !self.is(Mutant::ShareProofs) && payment.ys.iter().any(held)
     }
 
     /// What it means that an answer of `redeem` was lost.
@@ -193,16 +197,17 @@ impl Rules {
         token: String,
         face: u64,
         fee: u64,
+        now: u64,
     ) -> Option<()> {
         let (face, fee) = (Msat::new(face), Msat::new(fee));
-        lease.refund_made(id, token.clone(), face, fee)?;
+        lease.refund_made(id, token.clone(), face, fee, at(now))?;
         if self.is(Mutant::BookTwice) {
             let refund = lease.refunds.iter_mut().find(|refund| refund.id == id)?;
             refund.state = RefundState::Owed;
             let owed = refund.owed;
             lease.money.owed = lease.money.owed.checked_add(owed)?;
             lease.money.absorbed = lease.money.absorbed.checked_add(owed)?;
-            lease.refund_made(id, token, face, fee)?;
+            lease.refund_made(id, token, face, fee, at(now))?;
         }
         Some(())
     }

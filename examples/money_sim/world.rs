@@ -187,13 +187,17 @@ impl State {
                 msat,
                 inputs,
             } => Reply::Sent(self.money.send(*purse, *msat, *inputs)),
+            Op::TakeBack { token } => Reply::Redeemed(self.money.take_back_token(token)),
             Op::Host { order, lease } => Reply::Host(self.backend.obey(*order, lease)),
         }
     }
 
     /// Whether a redemption of these proofs is on its way.
     pub(super) fn is_flying(&self, payment: &satlet::core::ids::PaymentId) -> bool {
-        let same = |op: &Op| matches!(op, Op::Redeem { token, .. } if token.payment() == *payment);
+        let same = |op: &Op| {
+            matches!(op, Op::Redeem { token, .. } | Op::TakeBack { token }
+                if token.payment() == *payment)
+        };
         self.flying.iter().any(|(_, _, op)| same(op))
     }
 
