@@ -235,6 +235,11 @@ async fn everything_has_ended(daemon: &mut Daemon) {
     );
 }
 
+#[expect(clippy::print_stderr, reason = "how much of the matrix was walked")]
+fn tell(what: &str) {
+    eprintln!("{what}");
+}
+
 /// All stories: one in which nothing dies, and one for each point of it. Each
 /// name of a point is died at as often as `times` says.
 async fn matrix(times: u64, mint: Option<String>) {
@@ -277,7 +282,9 @@ async fn matrix(times: u64, mint: Option<String>) {
         .filter(|(_, died)| matches!(died, Ok(false)));
     let missed: Vec<String> = missed.map(|(point, _)| point).collect();
     let died = all - missed.len();
-    println!("died at {died} of {all} points; not passed again: {missed:?}");
+    tell(&format!(
+        "died at {died} of {all} points; not passed again: {missed:?}"
+    ));
     assert!(died * 4 >= all * 3, "{missed:?}");
     let calls = |point: &&String| !point.contains("commit of") && point.ends_with("#1");
     assert_eq!(missed.iter().find(calls), None);
@@ -315,7 +322,9 @@ async fn faults(mint: Option<String>) {
         .filter(|(_, told)| matches!(told, Ok(false)));
     let missed: Vec<_> = missed.map(|(fault, _)| fault).collect();
     let struck = all - missed.len();
-    println!("{struck} of {all} requests met their fault, but not {missed:?}");
+    tell(&format!(
+        "{struck} of {all} requests met their fault, but not {missed:?}"
+    ));
     let money = |(path, ..): &&(String, u32, Fault)| path == "/v1/swap";
     assert_eq!(missed.iter().find(money), None);
     assert!(struck * 3 >= all * 2);

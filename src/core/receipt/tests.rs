@@ -238,7 +238,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         r.served_seconds -= 10;
         r.books.served_msat = Msat::new(2_000);
     });
-    assert!(reason.contains("paid_msat + absorbed_msat"), "{reason}");
+    assert!(
+        reason.contains("paid_msat + brought_msat + absorbed_msat"),
+        "{reason}"
+    );
     let reason = refused(|r| r.payments.push(r.payments[0].clone()));
     assert!(reason.contains("listed twice"), "{reason}");
     let reason = refused(|r| r.version = 2);
