@@ -119,6 +119,8 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     let mut daemon = Daemon::build(&world, |config| {
         config["mints"][0]["url"] = json!(proxy.url());
         config["timing"]["mint"] = json!("3s");
+        // Nobody enters, and a port of its own might be another story's meanwhile.
+        config["gateway"]["listen"] = json!("127.0.0.1:0");
     });
     let log = world.dir.path().join("points");
     let asker = Asker::start(&world).await;
