@@ -237,9 +237,33 @@ async fn everything_has_ended(daemon: &mut Daemon) {
     );
 }
 
+/// Tells a story for each plot; all have to end well. How many there were, and
+/// those in which nothing went wrong after all.
 #[expect(clippy::print_stderr, reason = "how much of the matrix was walked")]
-fn tell(what: &str) {
-    eprintln!("{what}");
+async fn tell_all<T: std::fmt::Debug>(
+    plots: Vec<(T, Plot)>,
+    mint: Option<String>,
+    happened: fn(&Told) -> bool,
+) -> (usize, Vec<T>) {
+    let all = plots.len();
+    let told = futures::stream::iter(plots).map(|(what, plot)| {
+        // A task of its own: one that fails does not end the others.
+        let told = tokio::spawn(story(plot, mint.clone()));
+        async move { (what, told.await.map(|told| happened(&told))) }
+    });
+    let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;
+    let failed = told.iter().filter(|(_, told)| told.is_err());
+    let failed: Vec<_> = failed.map(|(what, _)| what).collect();
+    assert!(
+        failed.is_empty(),
+        "see above; it went wrong after {failed:?}"
+    );
+    let missed = told
+        .into_iter()
+        .filter(|(_, told)| matches!(told, Ok(false)));
+    let missed: Vec<T> = missed.map(|(what, _)| what).collect();
+    eprintln!("{all} stories; nothing happened after all in {missed:?}");
+    (all, missed)
 }
 
 /// All stories: one in which nothing dies, and one for each point of it. Each
@@ -261,32 +285,14 @@ async fn matrix(times: u64, mint: Option<String>) {
             assert!(matrix.contains(&point), "{point} is not in {matrix:?}");
         }
     }
-    let told = futures::stream::iter(matrix).map(|point| async {
-        // A task of its own: one that fails does not end the others.
-        let plot = Plot {
-            dies_at: Some(point.clone()),
-            ..Plot::default()
-        };
-        let told = tokio::spawn(story(plot, mint.clone())).await;
-        (point, told.map(|told| told.died))
+    let plots = matrix.into_iter().map(|point| {
+        let dies_at = Some(point.clone());
+        let fault = None;
+        (point, Plot { dies_at, fault })
     });
-    let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;
-    let failed = told.iter().filter(|(_, told)| told.is_err());
-    let failed: Vec<_> = failed.map(|(point, _)| point).collect();
-    assert!(
-        failed.is_empty(),
-        "see above; it went wrong after {failed:?}"
-    );
-    let all = told.len();
     // Commits are made together as it happens, so not every one comes again.
-    let missed = told
-        .into_iter()
-        .filter(|(_, died)| matches!(died, Ok(false)));
-    let missed: Vec<String> = missed.map(|(point, _)| point).collect();
+    let (all, missed) = tell_all(plots.collect(), mint, |told| told.died).await;
     let died = all - missed.len();
-    tell(&format!(
-        "died at {died} of {all} points; not passed again: {missed:?}"
-    ));
     assert!(died * 4 >= all * 3, "{missed:?}");
     let calls = |point: &&String| !point.contains("commit of") && point.ends_with("#1");
     assert_eq!(missed.iter().find(calls), None);
@@ -301,32 +307,20 @@ async fn faults(mint: Option<String>) {
     let all: Vec<_> = all.collect();
     let swaps = all.iter().filter(|(path, ..)| path == "/v1/swap").count();
     assert!(swaps >= 2 * Fault::ALL.len(), "{all:?}");
-    let told = futures::stream::iter(all).map(|fault| async {
-        let plot = Plot {
-            fault: Some(fault.clone()),
-            ..Plot::default()
-        };
-        let told = tokio::spawn(story(plot, mint.clone())).await;
-        (fault, told.map(|told| told.struck))
+    let plots = all.into_iter().map(|fault| {
+        let dies_at = None;
+        (
+            fault.clone(),
+            Plot {
+                dies_at,
+                fault: Some(fault),
+            },
+        )
     });
-    let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;
-    let failed = told.iter().filter(|(_, told)| told.is_err());
-    let failed: Vec<_> = failed.map(|(fault, _)| fault).collect();
-    assert!(
-        failed.is_empty(),
-        "see above; it went wrong after {failed:?}"
-    );
-    let all = told.len();
     // What is asked now and then, as the mint's keysets, is not asked equally
     // often each time.
-    let missed = told
-        .into_iter()
-        .filter(|(_, told)| matches!(told, Ok(false)));
-    let missed: Vec<_> = missed.map(|(fault, _)| fault).collect();
+    let (all, missed) = tell_all(plots.collect(), mint, |told| told.struck).await;
     let struck = all - missed.len();
-    tell(&format!(
-        "{struck} of {all} requests met their fault, but not {missed:?}"
-    ));
     let money = |(path, ..): &&(String, u32, Fault)| path == "/v1/swap";
     assert_eq!(missed.iter().find(money), None);
     assert!(struck * 3 >= all * 2);
