@@ -115,6 +115,11 @@ impl Client {
                 (Arc::clone(&cdk) as _, Some(cdk))
             }
         };
+        // A new file is filled from the seed, but for what is on its way.
+        let records = self.records.clone();
+        wallet.set_out_tokens(Arc::new(move || {
+            records.sent_tokens().map_err(|error| error.to_string())
+        }));
         let recovery = wallet.recover().await?;
         tracing::debug!(?recovery, "wallet opened");
         let session = Arc::new(Session {
@@ -397,7 +402,7 @@ impl Client {
 
 /// The wallet in a home.
 async fn open_wallet(home: &Home, mints: &[String]) -> Result<CdkWallet, ClientError> {
-    let seed = seed::load_or_create_seed(&home.path("seed")).map_err(|error| {
+    let (seed, is_new) = seed::load_or_new(&home.path("seed")).map_err(|error| {
         ClientError::usage(
             "bad_seed",
             error.to_string(),
@@ -422,7 +427,13 @@ async fn open_wallet(home: &Home, mints: &[String]) -> Result<CdkWallet, ClientE
             Err(WalletError::Store(_)) if Instant::now() < end => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            opened => return Ok(opened?),
+            opened => {
+                let wallet = opened?;
+                if is_new {
+                    wallet.seed_is_new().await?;
+                }
+                return Ok(wallet);
+            }
         }
     }
 }

@@ -631,6 +631,20 @@ impl Records {
         self.root.join("locks").join(format!("{index}.json"))
     }
 
+    /// Tokens that our wallet made and that are written down: in requests, given
+    /// away, or being locked. Money.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn sent_tokens(&self) -> io::Result<Vec<String>> {
+        let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
+        let asked = requests.into_iter().filter_map(|request| request.paid);
+        let given = self.given()?.into_iter().map(|given| given.paid);
+        let sent = asked.chain(given).map(|paid| paid.token);
+        let locking = self.locks()?.into_iter().map(|lock| lock.plain);
+        Ok(sent.chain(locking).collect())
+    }
+
     /// Payment ids of all tokens that are written down.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
+    LockTo, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
     SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
@@ -98,7 +98,7 @@ pub async fn start(setup: Setup) -> Result<Provider, StartError> {
         inner: wallet,
         points: Arc::clone(&points),
     });
-    recover(&*wallet).await;
+    recover(&ledger, &*wallet).await;
     let backend = Arc::new(Mortal {
         inner: Arc::clone(&setup.backend),
         points,
@@ -171,6 +171,10 @@ impl Wallet for Mortal<dyn Wallet> {
 
     async fn reclaim(&self, token: &str) -> Result<Msat, WalletError> {
         self.call("reclaim", self.inner.reclaim(token)).await
+    }
+
+    fn set_out_tokens(&self, tokens: OutTokens) {
+        self.inner.set_out_tokens(tokens);
     }
 
     fn lock_key(&self) -> LockKey {

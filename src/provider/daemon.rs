@@ -97,7 +97,7 @@ impl Provider {
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
         let ledger = Ledger::open(&setup.settings.data_dir)?;
         let wallet = open_wallet(&setup.settings, setup.seed).await?;
-        recover(&*wallet).await;
+        recover(&ledger, &*wallet).await;
         Self::assemble(setup, ledger, wallet, Arc::new(SystemClock)).await
     }
 
@@ -284,7 +284,13 @@ pub async fn open_wallet(
 
 /// Brings what an earlier run began at mints to its end, before any request is
 /// taken; a mint that is down is tried again by the upkeep.
-pub(crate) async fn recover(wallet: &dyn Wallet) {
+pub(crate) async fn recover(ledger: &Ledger, wallet: &dyn Wallet) {
+    let books = ledger.clone();
+    wallet.set_out_tokens(Arc::new(move || {
+        strays::known(&books)
+            .map(|tokens| tokens.into_iter().collect())
+            .map_err(|error| error.to_string())
+    }));
     match tokio::time::timeout(RECOVER, wallet.recover()).await {
         Ok(Ok(found)) if found.recovered + found.compensated + found.unfinished > 0 => {
             tracing::info!(?found, "the wallet had unfinished operations");

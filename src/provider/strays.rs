@@ -16,7 +16,7 @@ use super::ctx::Ctx;
 use super::steps::operation;
 use crate::core::ids::LeaseId;
 use crate::core::time::Timestamp;
-use crate::ledger::{ENDED, LEASES, LedgerError, find_lease};
+use crate::ledger::{ENDED, LEASES, Ledger, LedgerError, find_lease};
 use crate::wallet::{PendingSend, WalletError};
 
 /// How long the start waits for mints; what is left is done by the upkeep.
@@ -110,7 +110,7 @@ pub async fn look(ctx: &Arc<Ctx>, suspects: &mut Suspects) -> Result<(), LedgerE
     // In this order: what was being made when the wallet was asked, and is not in
     // here, is over now, and on disk or nowhere.
     let (sends, _) = ctx.sends.now();
-    let known = known(ctx)?;
+    let known = known(ctx.ledger())?;
     strange.retain(|send| !known.contains(&send.token));
     if suspects.tokens.is_empty() {
         suspects.tokens = strange.iter().map(|send| send.token.clone()).collect();
@@ -142,7 +142,7 @@ async fn certain(ctx: &Ctx, strange: Vec<PendingSend>) -> Result<Vec<PendingSend
     if strange.is_empty() {
         return Ok(strange);
     }
-    let (known, wallet) = (known(ctx)?, Arc::clone(&ctx.parts.wallet));
+    let (known, wallet) = (known(ctx.ledger())?, Arc::clone(&ctx.parts.wallet));
     // Reading tokens costs the processor something, and there may be many.
     let compare = move || {
         let ys = |token: &str| wallet.inspect(token).map(|info| info.ys);
@@ -156,9 +156,9 @@ async fn certain(ctx: &Ctx, strange: Vec<PendingSend>) -> Result<Vec<PendingSend
 }
 
 /// Tokens of all refunds that are out.
-fn known(ctx: &Ctx) -> Result<HashSet<String>, LedgerError> {
-    let keys = ctx.ledger().with_refunds_out();
-    ctx.ledger().read(|reader| {
+pub(super) fn known(ledger: &Ledger) -> Result<HashSet<String>, LedgerError> {
+    let keys = ledger.with_refunds_out();
+    ledger.read(|reader| {
         let mut tokens = HashSet::new();
         for key in keys {
             let Ok(id) = key.parse::<LeaseId>() else {

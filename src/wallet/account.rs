@@ -42,6 +42,10 @@ pub(super) struct Account {
     pub(super) seed: super::recovery::Seed,
     /// Which mint each keyset id belongs to, over all mints of this wallet.
     pub(super) keysets: super::keysets::Owners,
+    /// Keysets of which all is here that the seed owns.
+    pub(super) restored: super::restore::Read,
+    /// Tokens that are out, which a restore leaves alone.
+    pub(super) out: super::restore::Out,
 }
 
 impl std::fmt::Debug for Account {
@@ -393,19 +397,6 @@ impl Account {
                 .map_err(|error| maybe_sent(&error))?;
         }
         Ok(())
-    }
-
-    /// Reads what can be had of our proofs from the mint by seed (NUT-09, NUT-13).
-    pub(super) async fn restore(&self) -> Result<Msat, WalletError> {
-        if self.keysets().await?.is_empty() {
-            return Ok(Msat::ZERO);
-        }
-        let restored = self
-            .wallet
-            .restore()
-            .await
-            .map_err(|error| nothing_sent(&error))?;
-        self.msat(restored.unspent)
     }
 }
 

@@ -24,10 +24,11 @@ use super::keysets::Owners;
 use super::locks::{self, LockTo};
 pub use super::owner::MintQuote;
 use super::recovery::Seed;
+use super::restore::{self, Out};
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
 use super::{
-    MintFacts, MintUrl, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
+    MintFacts, MintUrl, OutTokens, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
     Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
@@ -97,6 +98,7 @@ pub struct CdkWallet {
     /// Requests a minute of each mint on the list.
     listed: BTreeMap<MintUrl, u32>,
     keysets: Owners,
+    out: Out,
     lock_key: LockKey,
     actors: Mutex<Actors>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -141,11 +143,21 @@ impl CdkWallet {
             allow_any_mint: options.allow_any_mint,
             listed,
             keysets: Owners::default(),
+            out: Out::default(),
             actors: Mutex::default(),
             tasks: Mutex::default(),
         };
         wallet.start_known().await?;
         Ok(wallet)
+    }
+
+    /// Notes that the seed was made just now, with this file: no mint knows of
+    /// anything that is its own, so none is asked.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn seed_is_new(&self) -> Result<(), WalletError> {
+        restore::note_new_seed(&self.store).await
     }
 
     /// Ends what was begun, at most as long as an operation may take, and closes
@@ -254,6 +266,8 @@ impl CdkWallet {
             asked: std::sync::atomic::AtomicUsize::new(0),
             seed: self.seed.clone(),
             keysets: self.keysets.clone(),
+            restored: restore::Read::default(),
+            out: self.out.clone(),
         })
     }
 
@@ -313,8 +327,25 @@ impl CdkWallet {
         }
     }
 
-    /// An operation in its turn. It is not cut off when the time is up.
+    /// An operation in its turn, once all that the seed owns there is in this file:
+    /// before that it would make outputs again. It is not cut off when the time
+    /// is up.
     pub(super) async fn order<T, F>(&self, actor: &Actor, op: F) -> Result<T, WalletError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Account>) -> BoxFuture<'static, Result<T, WalletError>> + Send + 'static,
+    {
+        self.anyway(actor, move |account| {
+            Box::pin(async move {
+                account.ready().await?;
+                op(account).await
+            })
+        })
+        .await
+    }
+
+    /// An operation in its turn that makes no outputs.
+    pub(super) async fn anyway<T, F>(&self, actor: &Actor, op: F) -> Result<T, WalletError>
     where
         T: Send + 'static,
         F: FnOnce(Arc<Account>) -> BoxFuture<'static, Result<T, WalletError>> + Send + 'static,
@@ -341,10 +372,21 @@ fn open_store(dir: &Path) -> Result<WalletRedbDatabase, WalletError> {
             .map_err(store)?;
     }
     let path = dir.join(FILE);
-    let opened = WalletRedbDatabase::new(&path).map_err(store)?;
+    let opened = WalletRedbDatabase::new(&path).map_err(|error| cannot_open(&path, &error))?;
     // Proofs are bearer money.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(store)?;
     Ok(opened)
+}
+
+/// What is wrong with the file, and what can be done about it.
+fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> WalletError {
+    let (path, error) = (path.display(), error.to_string());
+    if error.contains("already open") || error.contains("Cannot acquire lock") {
+        return WalletError::Store(format!("{path} is open in another process"));
+    }
+    WalletError::Store(format!(
+        "{path} cannot be opened ({error}); nothing was changed. Move the file aside and start again: what the seed owns is then read from the mints"
+    ))
 }
 
 #[async_trait]
@@ -386,7 +428,7 @@ impl Wallet for CdkWallet {
         token: &str,
     ) -> Result<RedemptionState, WalletError> {
         let (read, actor) = self.read(token)?;
-        let found = self.order(&actor, move |account| {
+        let found = self.anyway(&actor, move |account| {
             Box::pin(async move { account.redemption(&read).await })
         });
         match found.await {
@@ -464,10 +506,14 @@ impl Wallet for CdkWallet {
         Ok(balances)
     }
 
+    fn set_out_tokens(&self, tokens: OutTokens) {
+        self.out.set(tokens);
+    }
+
     async fn recover(&self) -> Result<Recovery, WalletError> {
         let actors: Vec<Actor> = self.actors().values().cloned().collect();
         let each = actors.iter().map(|actor| {
-            self.order(actor, |account| {
+            self.anyway(actor, |account| {
                 Box::pin(async move { account.recover().await })
             })
         });

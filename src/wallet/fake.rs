@@ -720,6 +720,10 @@ impl Wallet for FakeWallet {
         Ok(redeemed.net)
     }
 
+    fn set_out_tokens(&self, _: super::OutTokens) {
+        // It has no seed, and its books are not on disk.
+    }
+
     async fn recover(&self) -> Result<Recovery, WalletError> {
         let sent: Vec<_> = self.lock().sent.clone().into_iter().collect();
         for (payment, pending) in sent {

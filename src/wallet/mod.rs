@@ -16,6 +16,7 @@ mod keysets;
 mod locks;
 mod owner;
 mod recovery;
+mod restore;
 mod resync;
 pub mod seed;
 mod sends;
@@ -25,6 +26,7 @@ mod token;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -223,6 +225,11 @@ pub enum RedemptionState {
     Unknown,
 }
 
+/// Tells which tokens of ours are out, by whoever keeps the books: made, given away
+/// or about to be, and not known to be redeemed or taken back. An error is a
+/// sentence: they are not known now.
+pub type OutTokens = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
+
 /// Cashu ecash, as the provider and the consumer use it. One value for each
 /// seed; all methods may be called side by side.
 #[async_trait]
@@ -336,6 +343,12 @@ pub trait Wallet: Send + Sync {
     /// # Errors
     /// `Store`.
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError>;
+
+    /// Has the wallet ask `tokens` before it takes in what its seed owns (NUT-09,
+    /// NUT-13), as it does before it first uses a file: the proofs of these are
+    /// unspent at the mint, and are not ours to spend. Called before
+    /// [`recover`](Self::recover).
+    fn set_out_tokens(&self, tokens: OutTokens);
 
     /// Brings unfinished operations to an end. Called at start before any
     /// request is taken, and later while some are unfinished.

@@ -171,8 +171,9 @@ impl CdkWallet {
         Ok(pending)
     }
 
-    /// Reads what this seed owns at `mint` from the mint (NUT-09, NUT-13), after
-    /// a loss of the wallet's file. Gives what can be spent of it.
+    /// Reads what this seed owns at `mint` from the mint (NUT-09, NUT-13), whatever
+    /// was read before: the wallet does so by itself with a new file. Proofs that the
+    /// file knows stay as they are. Gives what can be spent more.
     ///
     /// # Errors
     /// `MintNotAccepted`, `MintDown`, `Refused`, `Store`.
@@ -181,8 +182,14 @@ impl CdkWallet {
         let facts = self.facts(mint).await?;
         for unit in &facts.units {
             let actor = self.at(mint, unit)?;
-            let had = self.order(&actor, |account| {
-                Box::pin(async move { account.restore().await })
+            let had = self.anyway(&actor, |account| {
+                Box::pin(async move {
+                    let before = account.balance().await?;
+                    // It may be all that is to be done, and be noted as done.
+                    account.ready().await?;
+                    account.restore().await?;
+                    Ok(account.balance().await?.saturating_sub(before))
+                })
             });
             total = total.checked_add(had.await?).unwrap_or(total);
         }

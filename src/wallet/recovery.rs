@@ -18,6 +18,8 @@ use super::errors::{nothing_sent, store};
 use super::token::Read;
 use super::{PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, WalletError};
 use crate::core::money::Msat;
+use crate::core::payment::lock;
+use crate::core::time::Timestamp;
 
 /// The wallet's seed; not shown.
 #[derive(Clone)]
@@ -33,6 +35,16 @@ impl Account {
     /// Brings the unfinished operations of this account to an end.
     pub(super) async fn recover(&self) -> Result<Recovery, WalletError> {
         let mut found = self.settle().await?;
+        match self.restored().await {
+            Ok(()) => {}
+            Err(WalletError::Store(why)) => return Err(WalletError::Store(why)),
+            Err(error) => {
+                let unit = super::token::unit_name(&self.unit);
+                tracing::warn!(mint = %self.mint.0, %unit, %error, "what the seed owns here is not known yet; nothing is redeemed or sent until it is");
+                found.unfinished += 1;
+                return Ok(found);
+            }
+        }
         let unissued = self.wallet.get_unissued_mint_quotes().await;
         if unissued.map_err(store)?.is_empty() {
             return self.melts(found).await;
@@ -43,6 +55,12 @@ impl Account {
             Err(_) => found.unfinished += 1,
         }
         self.melts(found).await
+    }
+
+    /// Whether all is here that the seed owns, and not held by a payment of before.
+    async fn restored(&self) -> Result<(), WalletError> {
+        self.ready_at_start().await?;
+        self.end_pending().await
     }
 
     /// Ends Lightning payments that were begun.
@@ -304,8 +322,24 @@ impl Account {
             (_, Trace::Open) | (ProofsState::Pending, _) => Ok(RedemptionState::Unknown),
             (ProofsState::Unspent, _) => Ok(RedemptionState::NotDone),
             (ProofsState::Spent, Trace::Undone) => self.late_arrival(read).await,
+            // Nobody else could: the trace was lost with an earlier file.
+            (ProofsState::Spent, Trace::None) if self.only_ours(read)? => {
+                self.restore().await?;
+                Ok(RedemptionState::Done(self.net_of(read).await?))
+            }
             (ProofsState::Spent, _) => Ok(RedemptionState::SpentElsewhere),
         }
+    }
+
+    /// Whether each proof is locked to our key for some time yet, so that nobody
+    /// else can have spent it (NUT-11).
+    fn only_ours(&self, read: &Read) -> Result<bool, WalletError> {
+        let key = super::locks::public(&super::locks::lock_secret(&self.seed)?)?;
+        let now = Timestamp::from_secs(cdk::util::unix_time());
+        let locks = &read.info.locks;
+        let locked = locks.iter().all(Option::is_some) && !locks.is_empty();
+        let margin = std::time::Duration::from_secs(60);
+        Ok(locked && lock::accept(locks, &[key], now, margin).is_ok())
     }
 
     /// A redemption that was undone here, and yet the proofs are spent: by
@@ -385,7 +419,7 @@ impl Account {
                 mint: self.mint.clone(),
                 unit: self.unit.clone(),
                 face: self.msat(face)?,
-                created: crate::core::time::Timestamp::from_secs(saga.created_at),
+                created: Timestamp::from_secs(saga.created_at),
             });
         }
         Ok(pending)

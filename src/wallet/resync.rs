@@ -101,7 +101,7 @@ impl Account {
     }
 
     /// The account's key: the table allows no URL.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.mint.0.as_bytes());
         hash.update(b"\n");

@@ -46,8 +46,16 @@ pub enum SeedError {
 /// # Errors
 /// [`SeedError`].
 pub fn load_or_create_seed(path: &Path) -> Result<[u8; 64], SeedError> {
+    load_or_new(path).map(|(seed, _)| seed)
+}
+
+/// The same, and whether it was made now, so that no mint can know it.
+///
+/// # Errors
+/// [`SeedError`].
+pub fn load_or_new(path: &Path) -> Result<([u8; 64], bool), SeedError> {
     match open(path) {
-        Ok(file) => load(path, file),
+        Ok(file) => Ok((load(path, file)?, false)),
         Err(error) if error.kind() == ErrorKind::NotFound => create(path),
         Err(source) => Err(io(path, source)),
     }
@@ -73,7 +81,7 @@ fn load(path: &Path, file: File) -> Result<[u8; 64], SeedError> {
     Ok(words.to_seed(""))
 }
 
-fn create(path: &Path) -> Result<[u8; 64], SeedError> {
+fn create(path: &Path) -> Result<([u8; 64], bool), SeedError> {
     let words = Mnemonic::generate(12).map_err(|error| SeedError::New(error.to_string()))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.unwrap_or_else(|| Path::new("."));
@@ -88,14 +96,14 @@ fn create(path: &Path) -> Result<[u8; 64], SeedError> {
         // Another process was first: its seed is the seed.
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
             let file = open(path).map_err(|source| io(path, source))?;
-            return load(path, file);
+            return Ok((load(path, file)?, false));
         }
         Err(error) => return Err(io(path, error.error)),
     }
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|source| io(path, source))?;
-    Ok(words.to_seed(""))
+    Ok((words.to_seed(""), true))
 }
 
 fn io(path: &Path, source: std::io::Error) -> SeedError {
