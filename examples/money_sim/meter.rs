@@ -24,7 +24,12 @@ pub(super) struct Owed {
     /// Face and fee of the token that was made for it.
     pub(super) made: Option<(u64, u64)>,
     credited: bool,
+    /// Mint and unit at which it goes back.
+    pub(super) at: Place,
 }
+
+/// A mint and a unit.
+pub(super) type Place = (String, String);
 
 /// The meter of one lease; all amounts in msat.
 #[derive(Clone, Debug)]
@@ -44,6 +49,9 @@ pub(super) struct Meter {
     waiting: u64,
     waiting_fees: u64,
     expires: u64,
+    /// What came and has not gone back, the newest last, and where it lies.
+    came: Vec<(Place, u64)>,
+    last: Option<Place>,
     pub(super) refunds: Vec<Owed>,
 }
 
@@ -64,6 +72,8 @@ impl Meter {
             waiting: 0,
             waiting_fees: 0,
             expires: 0,
+            came: Vec::new(),
+            last: None,
             refunds: Vec::new(),
         }
     }
@@ -85,26 +95,29 @@ impl Meter {
         self.refunds.iter().filter(open).map(|owed| owed.msat).sum()
     }
 
-    fn owe(&mut self, msat: u64, our_fault: bool) {
+    fn owe(&mut self, msat: u64, our_fault: bool, at: Place) {
         if msat > 0 {
             self.refunds.push(Owed {
                 msat,
                 our_fault,
                 made: None,
                 credited: false,
+                at,
             });
         }
     }
 
     /// The mint gave `face - fee`.
-    pub(super) fn paid(&mut self, face: u64, fee: u64, now: u64) {
+    pub(super) fn paid(&mut self, face: u64, fee: u64, at: Place, now: u64) {
         self.paid += face;
         self.fees += fee;
         if self.kind != Kind::Reserved && (self.is_ending() || self.stop) {
             self.absorbed += fee;
-            self.owe(face, true);
+            self.owe(face, true, at);
             return;
         }
+        self.came.push((at.clone(), face - fee));
+        self.last = Some(at);
         let total = face - fee + self.credit;
         let bought = total / self.rate;
         self.credit = total - bought * self.rate;
@@ -121,9 +134,9 @@ impl Meter {
     fn end(&mut self, came_up: bool, our_fault: bool, now: u64) {
         let left = self.unserved(now);
         let ours = if came_up { 0 } else { self.waiting_fees };
-        let mut msat = left * self.rate + ours;
-        if msat > 0 {
-            msat += self.credit;
+        let mut back = Vec::new();
+        if left * self.rate + ours > 0 {
+            back = self.newest(left * self.rate + self.credit);
             self.credit = 0;
         }
         self.absorbed += ours;
@@ -131,7 +144,42 @@ impl Meter {
         self.waiting = 0;
         self.waiting_fees = 0;
         self.kind = Kind::Ending;
-        self.owe(msat, our_fault);
+        // What we bear goes with what is last given back.
+        if let Some((_, msat)) = back.last_mut() {
+            *msat += ours;
+        } else if let Some(at) = self.last.clone() {
+            back.push((at, ours));
+        }
+        for (at, msat) in back {
+            self.owe(msat, our_fault, at);
+        }
+    }
+
+    /// Takes the newest of what came, by where it lies: the oldest first, and where
+    /// was last paid at the end.
+    fn newest(&mut self, mut msat: u64) -> Vec<(Place, u64)> {
+        let mut taken: Vec<(Place, u64)> = Vec::new();
+        while msat > 0 {
+            let Some((at, there)) = self.came.last_mut() else {
+                break;
+            };
+            let now = msat.min(*there);
+            taken.push((at.clone(), now));
+            msat -= now;
+            *there -= now;
+            if *there == 0 {
+                self.came.pop();
+            }
+        }
+        let mut all: Vec<(Place, u64)> = Vec::new();
+        for (at, msat) in taken.into_iter().rev() {
+            match all.iter_mut().find(|(known, _)| *known == at) {
+                Some((_, sum)) => *sum += msat,
+                None => all.push((at, msat)),
+            }
+        }
+        all.sort_by_key(|(at, _)| Some(at) == self.last.as_ref());
+        all
     }
 
     /// What happened besides money.
@@ -179,6 +227,8 @@ impl Meter {
             let spent = face + fee;
             self.absorbed += spent.saturating_sub(owed.msat);
             self.credit += owed.msat.saturating_sub(spent);
+            let rest = owed.msat.saturating_sub(spent);
+            self.came.push((owed.at, rest));
         }
         self.refunds[n].made = Some((face, fee));
         Ok(())
@@ -191,12 +241,15 @@ impl Meter {
         self.refunded -= face;
         self.refund_fees += fee;
         self.credit += face - fee;
+        self.came.push((self.refunds[n].at.clone(), face - fee));
         Ok(())
     }
 
     /// The `n`th refund is too little for a token.
     pub(super) fn credited(&mut self, n: usize) -> Result<(), String> {
-        self.credit += self.open(n)?.msat;
+        let owed = self.open(n)?.clone();
+        self.credit += owed.msat;
+        self.came.push((owed.at, owed.msat));
         self.refunds[n].credited = true;
         Ok(())
     }
@@ -205,7 +258,7 @@ impl Meter {
     pub(super) fn split(&mut self, n: usize, part: u64) -> Result<(), String> {
         let owed = self.open(n)?.clone();
         self.refunds[n].msat = part;
-        self.owe(owed.msat - part, owed.our_fault);
+        self.owe(owed.msat - part, owed.our_fault, owed.at);
         Ok(())
     }
 
@@ -254,6 +307,11 @@ impl Meter {
         if let Some((what, core, ours)) = pairs.iter().find(|(_, core, ours)| core != ours) {
             let off = core.abs_diff(*ours);
             return Err((off, format!("{what}: the lease says {core}, it is {ours}")));
+        }
+        let mut places = lease.refunds.iter().zip(&self.refunds);
+        if let Some((refund, owed)) = places.find(|(refund, owed)| refund.purse() != owed.at) {
+            let (off, at) = (owed.msat, &owed.at);
+            return Err((off, format!("{refund:?} goes back at {at:?}")));
         }
         if kind(lease.phase) != self.kind {
             let (phase, kind) = (lease.phase, self.kind);

@@ -93,6 +93,7 @@ pub(super) struct Sent {
 /// A redemption that was done, whether anybody knows or not.
 pub(super) struct Done {
     pub(super) payment: PaymentId,
+    pub(super) purse: Purse,
     pub(super) net: u64,
     pub(super) fee: u64,
 }
@@ -199,7 +200,12 @@ impl Money {
             return Err(WalletError::Spent);
         }
         self.balance[purse.slot()] += net;
-        self.done.push(Done { payment, net, fee });
+        self.done.push(Done {
+            payment,
+            purse,
+            net,
+            fee,
+        });
         Ok((net, fee))
     }
 

@@ -31,49 +31,52 @@ pub(super) fn after_commit(s: &mut State) {
         let what = format!("lease {} is served and has no workload", lease.id);
         return s.fail(0, what);
     }
-    let (holds, should) = wallet(s);
-    if holds != should {
-        let what = format!("the wallet holds {holds} msat, by the books it should hold {should}");
-        s.fail(holds.abs_diff(should), what);
+    let purses =
+        (0..super::mint::MINTS).flat_map(|mint| [1, 1000].map(|piece| Purse { mint, piece }));
+    for purse in purses {
+        let (holds, should) = wallet(s, purse);
+        if holds != should {
+            let (mint, unit) = (purse.mint, purse.unit());
+            let what = format!(
+                "the wallet holds {holds} {unit} msat at mint {mint}, by the books it should hold {should}"
+            );
+            return s.fail(holds.abs_diff(should), what);
+        }
     }
 }
 
-/// What the wallet holds, and what it should hold: what was put in, plus what
-/// payments gave, less refunds that the leases booked, less what is on its way.
-fn wallet(s: &State) -> (u64, u64) {
-    let purses =
-        (0..super::mint::MINTS).flat_map(|mint| [1, 1000].map(|piece| Purse { mint, piece }));
-    let (mut holds, mut plus, mut less) = (0, 0, 0);
-    for purse in purses {
-        holds += s.money.balance(purse);
-        plus += s.money.funded(purse);
+/// What the wallet holds at one mint, and what it should hold: what was put in,
+/// and what the leases' books say lies there, owed or served or not, with what is
+/// on its way.
+fn wallet(s: &State, purse: Purse) -> (u64, u64) {
+    let now = super::rules::at(s.now());
+    let here = |mint: &str, unit: &str| Purse::read(mint, unit) == purse;
+    let (mut plus, mut less) = (s.money.funded(purse), 0);
+    for lease in s.disk.leases.iter().chain(&s.disk.ended) {
+        for ((mint, unit), dues) in lease.dues(now).unwrap_or_default() {
+            if here(&mint, &unit) {
+                plus += dues.owed.get() + dues.credit.get();
+                plus += dues.unserved.get() + dues.served.get();
+                less += dues.absorbed.get();
+            }
+        }
     }
-    let taken = |p: &&Payment| matches!(p.state, PaymentState::Redeemed | PaymentState::Settled);
-    for payment in s.disk.payments.iter().filter(taken) {
-        plus += payment.net.get();
-    }
-    for done in &s.money.done {
+    let taken = |p: &Payment| matches!(p.state, PaymentState::Redeemed | PaymentState::Settled);
+    for done in s.money.done.iter().filter(|done| done.purse == purse) {
         let row = s.disk.payment(&done.payment);
         if row.as_ref().is_none_or(|row| !taken(row)) {
             plus += done.net;
         }
     }
-    for lease in s.disk.leases.iter().chain(&s.disk.ended) {
-        less += lease.money.refunded.get() + lease.money.refund_fees.get();
-    }
-    for sent in s
-        .money
-        .sent
-        .iter()
-        .filter(|sent| sent.booked && !sent.noted)
-    {
+    let sent = s.money.sent.iter().filter(|sent| sent.purse == purse);
+    for sent in sent.clone().filter(|sent| sent.booked && !sent.noted) {
         // Taken back, and on no books yet.
         plus += sent.back.map_or(0, |cost| sent.face - cost);
     }
-    for sent in s.money.sent.iter().filter(|sent| !sent.booked) {
+    for sent in sent.filter(|sent| !sent.booked) {
         less += sent.back.map_or(sent.face, |cost| cost) + sent.fee;
     }
-    (holds, plus.saturating_sub(less))
+    (s.money.balance(purse), plus.saturating_sub(less))
 }
 
 /// Before a payment's row is written for the first time.

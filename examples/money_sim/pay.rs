@@ -179,7 +179,8 @@ impl World {
                     if s.meter(&lease.id).is_ending() {
                         s.seen.insert("money came after the end");
                     }
-                    s.meter(&lease.id).paid(face, fee, now);
+                    let place = (payment.mint.clone(), payment.unit.clone());
+                    s.meter(&lease.id).paid(face, fee, place, now);
                     payment = payment.learn(Learnt::Settled).map_err(|e| e.to_string())?;
                     payment.added_seconds = lease.sold_seconds.saturating_sub(sold);
                 }

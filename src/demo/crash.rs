@@ -27,8 +27,8 @@ use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
-    SentToken, TokenInfo, Unit, Wallet, WalletError,
+    LockTo, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery, Redeemed,
+    RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written

@@ -80,7 +80,7 @@ pub(super) struct Views {
     /// Leases with a refund whose token is out.
     refunds_out: BTreeSet<String>,
     /// Credit of leases that are over.
-    credits: BTreeMap<String, Credit>,
+    credits: BTreeMap<String, Vec<Credit>>,
 }
 
 impl Views {
@@ -145,14 +145,15 @@ impl Views {
     }
 
     fn note_credit(&mut self, key: &str, lease: &Lease) {
-        let msat = lease.money.credit;
-        match &lease.purse {
-            Some(purse) if !msat.is_zero() => {
-                let (owner, purse) = (lease.owner, purse.clone());
-                let credit = Credit { owner, purse, msat };
-                self.credits.insert(key.to_owned(), credit);
-            }
-            _ => drop(self.credits.remove(key)),
+        let owner = lease.owner;
+        let credits = lease.credits().into_iter();
+        let credits: Vec<Credit> = credits
+            .map(|(purse, msat)| Credit { owner, purse, msat })
+            .collect();
+        if credits.is_empty() {
+            self.credits.remove(key);
+        } else {
+            self.credits.insert(key.to_owned(), credits);
         }
     }
 
@@ -164,14 +165,15 @@ impl Views {
     /// Keys of an owner's leases that are over and have credit there.
     pub(super) fn credits_of(&self, owner: &PublicKey, purse: &Purse) -> Vec<String> {
         let own = |credit: &Credit| credit.owner == *owner && credit.purse == *purse;
-        let credits = self.credits.iter().filter(|(_, credit)| own(credit));
+        let credits = self.credits.iter();
+        let credits = credits.filter(|(_, credits)| credits.iter().any(own));
         credits.map(|(key, _)| key.clone()).collect()
     }
 
     /// The sums, by purse.
     pub(super) fn credits(&self) -> Option<BTreeMap<Purse, Msat>> {
         let mut sums: BTreeMap<Purse, Msat> = BTreeMap::new();
-        for credit in self.credits.values() {
+        for credit in self.credits.values().flatten() {
             let sum = sums.entry(credit.purse.clone()).or_default();
             *sum = sum.checked_add(credit.msat)?;
         }

@@ -28,8 +28,8 @@ use super::restore::{self, Out};
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
 use super::{
-    MintFacts, MintUrl, OutTokens, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo,
-    Unit, Wallet, WalletError,
+    MintFacts, MintUrl, OutTokens, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
+    TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;

@@ -201,7 +201,11 @@ impl Account {
         while empty < GAP || start < counter {
             let end = start.saturating_add(BATCH);
             let signed = self.signed(keyset.id, start, end).await?;
-            match signed.iter().map(|(index, _)| index.saturating_add(1)).max() {
+            match signed
+                .iter()
+                .map(|(index, _)| index.saturating_add(1))
+                .max()
+            {
                 None => empty += 1,
                 Some(last) => {
                     empty = 0;
@@ -223,12 +227,7 @@ impl Account {
     }
 
     /// The proofs of those outputs of this range that the mint has signed.
-    async fn signed(
-        &self,
-        id: Id,
-        start: u32,
-        end: u32,
-    ) -> Result<Vec<(u32, Proof)>, WalletError> {
+    async fn signed(&self, id: Id, start: u32, end: u32) -> Result<Vec<(u32, Proof)>, WalletError> {
         let seed = self.seed.clone();
         let outputs = tokio::task::spawn_blocking(move || {
             PreMintSecrets::restore_batch(id, &seed.0, start, end)
@@ -258,12 +257,8 @@ impl Account {
             let Some(signature) = given.remove(&output.blinded_message.blinded_secret) else {
                 continue;
             };
-            let made = construct_proofs(
-                vec![signature],
-                vec![output.r],
-                vec![output.secret],
-                &keys,
-            );
+            let made =
+                construct_proofs(vec![signature], vec![output.r], vec![output.secret], &keys);
             for proof in made.map_err(|_| odd())? {
                 if let (Some(_), Some(key)) = (&proof.dleq, keys.amount_key(proof.amount)) {
                     proof.verify_dleq(key).map_err(|_| odd())?;

@@ -7,6 +7,7 @@ mod fiat;
 mod lease;
 mod load;
 mod locks;
+pub mod lost;
 mod paygress;
 mod receipt;
 mod refunds;

@@ -1,6 +1,6 @@
 //! Credit of a lease that is over pays for the next one of the same owner.
 
-use super::{Lease, Phase};
+use super::{Lease, Phase, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -23,25 +23,31 @@ impl Lease {
         most.saturating_sub(net).saturating_sub(self.money.credit)
     }
 
-    /// Takes up to `most` of the credit of a lease that is over, to bring it to
-    /// another one. `None`, and nothing changed, where there is nothing to take.
-    pub fn take_credit(&mut self, most: Msat) -> Option<Msat> {
-        let taken = self.money.credit.min(most);
+    /// Takes up to `most` of the credit that a lease which is over has at `purse`,
+    /// to bring it to another one. `None`, and nothing changed, where there is nothing to take.
+    pub fn take_credit(&mut self, purse: &Purse, most: Msat) -> Option<Msat> {
+        let credits = self.credits().into_iter();
+        let there = credits.filter(|(at, _)| at == purse).map(|(_, msat)| msat);
+        let taken = Msat::checked_sum(there)?.min(most);
         if !self.has_ended() || taken.is_zero() {
             return None;
         }
-        let moved = self.money.moved.checked_add(taken)?;
-        self.money.credit = self.money.credit.checked_sub(taken)?;
-        self.money.moved = moved;
+        let mut after = self.clone();
+        after.lift(purse, taken)?;
+        after.money.credit = self.money.credit.checked_sub(taken)?;
+        after.money.moved = self.money.moved.checked_add(taken)?;
+        *self = after;
         Some(taken)
     }
 
-    /// Brings credit of another lease; the next payment makes time of it. `None`,
+    /// Brings credit of another lease, which lies at `purse`; the next payment makes time of it. `None`,
     /// and nothing changed, where the sum does not fit.
-    pub fn bring_credit(&mut self, brought: Msat) -> Option<()> {
-        let credit = self.money.credit.checked_add(brought)?;
-        self.money.brought = self.money.brought.checked_add(brought)?;
-        self.money.credit = credit;
+    pub fn bring_credit(&mut self, purse: &Purse, brought: Msat) -> Option<()> {
+        let mut after = self.clone();
+        after.money.credit = self.money.credit.checked_add(brought)?;
+        after.money.brought = self.money.brought.checked_add(brought)?;
+        after.lay(self.parts()?, purse, brought)?;
+        *self = after;
         Some(())
     }
 }

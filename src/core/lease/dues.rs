@@ -2,6 +2,7 @@
 //! back, and what is ours.
 
 use super::Lease;
+use super::purses::{split, sum};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -51,8 +52,8 @@ impl Dues {
 
 impl Lease {
     /// What this lease's books say at `now`, by purse. A refund counts where it is
-    /// made; everything else where the last payment was, which is where a refund
-    /// of it would be made. `None` on overflow.
+    /// made, time and credit where they were paid, the oldest served first, and
+    /// fees where the last payment was. `None` on overflow.
     pub fn dues(&self, now: Timestamp) -> Option<Vec<(Purse, Dues)>> {
         let mut all = Vec::new();
         for refund in &self.refunds {
@@ -61,16 +62,53 @@ impl Lease {
                 out: refund.is_out().unwrap_or_default(),
                 ..Dues::default()
             };
-            all.push(((refund.mint.clone(), refund.unit.clone()), dues));
+            all.push((refund.purse(), dues));
+        }
+        let rate = Msat::new(self.tier.rate_msat_per_s);
+        let unserved = rate.checked_mul(self.unserved_seconds(now))?;
+        let (served, rest) = split(&self.parts()?, self.served(now)?);
+        let (unserved, credit) = split(&rest, unserved);
+        let bore = &self.purses.bore;
+        for part in served {
+            all.push((
+                part.purse(),
+                Dues {
+                    served: part.msat,
+                    ..Dues::default()
+                },
+            ));
+        }
+        for part in unserved {
+            all.push((
+                part.purse(),
+                Dues {
+                    unserved: part.msat,
+                    ..Dues::default()
+                },
+            ));
+        }
+        for part in credit {
+            all.push((
+                part.purse(),
+                Dues {
+                    credit: part.msat,
+                    ..Dues::default()
+                },
+            ));
+        }
+        for part in bore {
+            all.push((
+                part.purse(),
+                Dues {
+                    absorbed: part.msat,
+                    ..Dues::default()
+                },
+            ));
         }
         if let Some(purse) = &self.purse {
-            let rate = Msat::new(self.tier.rate_msat_per_s);
             let b = &self.money;
             let dues = Dues {
-                credit: b.credit,
-                unserved: rate.checked_mul(self.unserved_seconds(now))?,
-                served: self.served(now)?,
-                absorbed: b.absorbed,
+                absorbed: b.absorbed.checked_sub(sum(bore)?)?,
                 fees: b.mint_fees.checked_add(b.refund_fees)?,
                 ..Dues::default()
             };

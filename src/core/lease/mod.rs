@@ -20,12 +20,14 @@ use super::time::Timestamp;
 mod credit;
 mod dues;
 mod next;
+mod purses;
 mod refund;
 #[cfg(test)]
 mod tests;
 
 pub use dues::{Dues, Purse};
 pub use next::{Pace, Plan, Step};
+pub use purses::{Part, Purses};
 pub use refund::{Refund, RefundState};
 
 /// Where a lease stands. Every state that waits for something has a deadline.
@@ -114,8 +116,11 @@ pub struct Lease {
     pub sold_seconds: u64,
     /// The books.
     pub money: Books,
-    /// Mint and unit of the last payment, where a refund is made.
-    pub purse: Option<(String, String)>,
+    /// Mint and unit of the last payment.
+    pub purse: Option<Purse>,
+    /// Where its money lies.
+    #[serde(default, skip_serializing_if = "Purses::is_empty")]
+    pub purses: Purses,
     /// All payments for it, the first one first.
     pub payments: Vec<PaymentId>,
     /// Money that goes back.
@@ -169,9 +174,9 @@ pub enum Event {
         fee: Msat,
         /// How long bringing it up may take from now, in seconds.
         patience: u64,
-        /// Its mint, for a refund.
+        /// Its mint.
         mint: String,
-        /// Its unit, for a refund.
+        /// Its unit.
         unit: String,
     },
     /// Nothing was taken for it.
@@ -279,7 +284,7 @@ impl Lease {
             (Some(served), _) if self.started_at.is_none() => served.is_zero(),
             (Some(_), _) => true,
         };
-        served_right && owed == Some(self.money.owed)
+        served_right && owed == Some(self.money.owed) && self.parts_fit()
     }
 
     /// The lease after `event`.
@@ -389,16 +394,18 @@ impl Lease {
         face: Msat,
         fee: Msat,
         deadline: Timestamp,
-        purse: (String, String),
+        purse: Purse,
         now: Timestamp,
     ) -> Option<()> {
         let net = face.checked_sub(fee)?;
+        let parts = self.parts()?;
         self.money.paid = self.money.paid.checked_add(face)?;
         self.money.mint_fees = self.money.mint_fees.checked_add(fee)?;
         if self.phase != Phase::Reserved && !self.takes_topup() {
             // It ended, or its end was asked for, while the money was on its way.
             return self.owe(face, fee, true, purse, "the lease had ended");
         }
+        self.lay(parts, &purse, net)?;
         self.purse = Some(purse);
         let total = net.checked_add(self.money.credit)?;
         let bought = purchase(total, self.tier.rate_msat_per_s)?;
@@ -427,23 +434,42 @@ impl Lease {
         let our_fault = matches!(cause, EndCause::ProvisioningFailed | EndCause::Lost);
         let seconds = self.unserved_seconds(now);
         let unserved = Msat::new(self.tier.rate_msat_per_s).checked_mul(seconds)?;
-        let mut owed = unserved;
         let mut ours = Msat::ZERO;
         if cause == EndCause::ProvisioningFailed {
             ours = self.waiting_fees;
-            owed = owed.checked_add(ours)?;
         }
-        if !owed.is_zero() {
-            owed = owed.checked_add(self.money.credit)?;
+        let goes_back = !unserved.is_zero() || !ours.is_zero();
+        let (served, rest) = purses::split(&self.parts()?, self.served(now)?);
+        if goes_back {
             self.money.credit = Msat::ZERO;
+            self.purses.parts = served;
         }
         self.waiting_seconds = 0;
         self.waiting_fees = Msat::ZERO;
         self.expires_at = self.expires_at.map(|end| end.min(now));
         self.cause = Some(cause);
         self.turn(Phase::Ending, why);
-        let purse = self.purse.clone()?;
-        self.owe(owed, ours, our_fault, purse, why)
+        let last = self.purse.clone()?;
+        if !goes_back {
+            return Some(());
+        }
+        // Each where it lies; what we bear is added where was last paid.
+        let mut rest = purses::merged(&rest)?;
+        if let Some(place) = rest.iter().position(|part| part.purse() == last) {
+            let part = rest.remove(place);
+            rest.push(part);
+        }
+        let bear_at = rest.last().map_or(last, purses::Part::purse);
+        if rest.is_empty() {
+            return self.owe(ours, ours, our_fault, bear_at, why);
+        }
+        for part in rest {
+            let bears = part.purse() == bear_at;
+            let ours = if bears { ours } else { Msat::ZERO };
+            let owed = part.msat.checked_add(ours)?;
+            self.owe(owed, ours, our_fault, part.purse(), why)?;
+        }
+        Some(())
     }
 }
 

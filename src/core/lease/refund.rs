@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Lease;
+use super::{Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -101,6 +101,11 @@ impl std::fmt::Debug for Refund {
 }
 
 impl Refund {
+    /// Where it is made.
+    pub fn purse(&self) -> Purse {
+        (self.mint.clone(), self.unit.clone())
+    }
+
     /// What is owed and not yet made.
     pub fn still_owed(&self) -> Msat {
         if self.state == RefundState::Owed {
@@ -144,14 +149,15 @@ impl Lease {
         owed: Msat,
         ours: Msat,
         our_fault: bool,
-        (mint, unit): (String, String),
+        (mint, unit): Purse,
         why: &str,
     ) -> Option<()> {
         if owed.is_zero() {
             return Some(());
         }
         self.money.owed = self.money.owed.checked_add(owed)?;
-        self.money.absorbed = self.money.absorbed.checked_add(ours)?;
+        let purse = (mint.clone(), unit.clone());
+        self.bear(&purse, ours)?;
         let id = format!("{}-{}", self.id, self.refunds.len().checked_add(1)?);
         let why = why.to_owned();
         let state = RefundState::Owed;
@@ -216,11 +222,13 @@ impl Lease {
     }
 
     fn book_made(&mut self, id: &str, made: RefundState, face: Msat, fee: Msat) -> Option<()> {
+        let parts = self.parts()?;
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
         let owed = refund.owed;
         if refund.state != RefundState::Owed {
             return None;
         }
+        let purse = refund.purse();
         refund.state = made;
         let rest = owed.saturating_sub(face);
         let borne = if refund.our_fault {
@@ -233,23 +241,32 @@ impl Lease {
         b.owed = b.owed.checked_sub(owed)?;
         b.refunded = b.refunded.checked_add(face)?;
         b.refund_fees = b.refund_fees.checked_add(fee)?;
-        b.absorbed = b.absorbed.checked_add(absorbed)?;
-        b.credit = b.credit.checked_add(rest.checked_sub(borne)?)?;
-        Some(())
+        let left = rest.checked_sub(borne)?;
+        b.credit = b.credit.checked_add(left)?;
+        self.bear(&purse, absorbed)?;
+        self.lay(parts, &purse, left)
     }
 
     /// Books a refund that is too little for a token as credit. `None`, and
     /// nothing changed, where the refund is not owed or a number does not fit.
     pub fn refund_credited(&mut self, id: &str) -> Option<()> {
-        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let refund = self.refunds.iter().find(|refund| refund.id == id)?;
         if refund.state != RefundState::Owed {
             return None;
         }
-        let owed = self.money.owed.checked_sub(refund.owed)?;
-        let credit = self.money.credit.checked_add(refund.owed)?;
-        refund.state = RefundState::Credited;
-        self.money.owed = owed;
-        self.money.credit = credit;
+        let (msat, purse) = (refund.owed, refund.purse());
+        let mut after = self.clone();
+        after
+            .refunds
+            .iter_mut()
+            .filter(|refund| refund.id == id)
+            .for_each(|refund| {
+                refund.state = RefundState::Credited;
+            });
+        after.money.owed = self.money.owed.checked_sub(msat)?;
+        after.money.credit = self.money.credit.checked_add(msat)?;
+        after.lay(self.parts()?, &purse, msat)?;
+        *self = after;
         Some(())
     }
 
@@ -309,20 +326,29 @@ impl Lease {
         fee: Msat,
         at: Timestamp,
     ) -> Option<()> {
-        let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
+        let refund = self.refunds.iter().find(|refund| refund.id == id)?;
         let RefundState::TakingBack { face, .. } = refund.state else {
             return None;
         };
+        let purse = refund.purse();
         if net.checked_add(fee)? != face {
             return None;
         }
         let refunded = self.money.refunded.checked_sub(face)?;
         let refund_fees = self.money.refund_fees.checked_add(fee)?;
-        let credit = self.money.credit.checked_add(net)?;
-        refund.state = RefundState::TakenBack { face, net, at };
-        self.money.refunded = refunded;
-        self.money.refund_fees = refund_fees;
-        self.money.credit = credit;
+        let mut after = self.clone();
+        after
+            .refunds
+            .iter_mut()
+            .filter(|refund| refund.id == id)
+            .for_each(|refund| {
+                refund.state = RefundState::TakenBack { face, net, at };
+            });
+        after.money.refunded = refunded;
+        after.money.refund_fees = refund_fees;
+        after.money.credit = self.money.credit.checked_add(net)?;
+        after.lay(self.parts()?, &purse, net)?;
+        *self = after;
         Some(())
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::core::capacity::Resources;
 
 mod histories;
+mod purses;
 mod refunds;
 
 const RATE: u64 = 100;
@@ -41,6 +42,7 @@ fn reserved() -> Lease {
         sold_seconds: 0,
         money: Books::default(),
         purse: None,
+        purses: Purses::default(),
         payments: Vec::new(),
         refunds: Vec::new(),
         warned: Vec::new(),
@@ -55,6 +57,10 @@ fn pace() -> Pace {
         look_every: 30,
         patience: 600,
     }
+}
+
+fn purse() -> Purse {
+    ("https://mint.test".to_owned(), "sat".to_owned())
 }
 
 fn paid(face: u64, fee: u64) -> Event {

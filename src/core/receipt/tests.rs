@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::core::ids::RequestId;
-use crate::core::lease::{Books, Event};
+use crate::core::lease::{Books, Event, Purses};
 use crate::core::pricing::Tier;
 
 const RATE: u64 = 100;
@@ -55,6 +55,7 @@ impl Sample {
             sold_seconds: 0,
             money: Books::default(),
             purse: None,
+            purses: Purses::default(),
             payments: Vec::new(),
             refunds: Vec::new(),
             warned: Vec::new(),

@@ -9,7 +9,7 @@ use super::quote::{room, unit_name};
 use super::{Handled, claim_proofs, commit, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
-use crate::core::lease::{Books, Lease, Phase};
+use crate::core::lease::{Books, Lease, Phase, Purses};
 use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState, Purpose, lock};
 use crate::core::pricing::Tier;
@@ -212,6 +212,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
         sold_seconds: 0,
         money: Books::default(),
         purse: None,
+        purses: Purses::default(),
         payments: Vec::new(),
         refunds: Vec::new(),
         warned: Vec::new(),

@@ -20,14 +20,14 @@ pub(super) fn bring(
         let Some(mut over) = tx.get(&ENDED, key)?.filter(|_| !room.is_zero()) else {
             continue;
         };
-        let purse = Some((payment.mint.clone(), payment.unit.clone()));
-        if over.owner != lease.owner || over.purse != purse {
+        let purse = (payment.mint.clone(), payment.unit.clone());
+        if over.owner != lease.owner {
             continue;
         }
-        let Some(taken) = over.take_credit(room) else {
+        let Some(taken) = over.take_credit(&purse, room) else {
             continue;
         };
-        let fits = lease.bring_credit(taken).is_some();
+        let fits = lease.bring_credit(&purse, taken).is_some();
         if !fits || !over.balances(now) {
             return Err(LedgerError::Rule(format!(
                 "the credit of lease {key} cannot be moved"

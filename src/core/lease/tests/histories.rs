@@ -359,9 +359,9 @@ fn afterwards(mut lease: Lease, now: Timestamp, luck: u64) {
     }
     let credit = lease.money.credit;
     let mut next = reserved();
-    let taken = lease.take_credit(next.room_for_credit(Msat::new(5_000), now));
+    let taken = lease.take_credit(&purse(), next.room_for_credit(Msat::new(5_000), now));
     if let Some(taken) = taken {
-        next.bring_credit(taken).unwrap();
+        next.bring_credit(&purse(), taken).unwrap();
     }
     next.on(paid(5_000, 0), now).unwrap();
     let left = lease.money.credit.checked_add(taken.unwrap_or_default());

@@ -170,11 +170,11 @@ fn credit_of_a_lease_that_is_over_becomes_time_on_the_next_one() {
     let had = over.money.credit;
     let mut next = reserved();
     let room = next.room_for_credit(Msat::new(9_000), at(70));
-    let taken = over.take_credit(room).unwrap();
+    let taken = over.take_credit(&purse(), room).unwrap();
     assert_eq!(taken, had);
     assert!(over.balances(at(70)));
-    assert_eq!(over.take_credit(room), None, "once");
-    next.bring_credit(taken).unwrap();
+    assert_eq!(over.take_credit(&purse(), room), None, "once");
+    next.bring_credit(&purse(), taken).unwrap();
     next.on(paid(10_000, 1_000), at(70)).unwrap();
     assert_eq!(next.waiting_seconds, (9_000 + taken.get()) / RATE);
     assert!(next.balances(at(70)));
@@ -189,7 +189,7 @@ fn credit_of_a_lease_that_is_over_becomes_time_on_the_next_one() {
 fn credit_is_brought_where_it_becomes_time_and_no_more_than_is_sold() {
     let mut lease = after(&active());
     assert_eq!(
-        lease.take_credit(Msat::new(u64::MAX)),
+        lease.take_credit(&purse(), Msat::new(u64::MAX)),
         None,
         "it is not over"
     );

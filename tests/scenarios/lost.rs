@@ -1,0 +1,3 @@
+//! The wallet's file is lost, or the ledger's, and everything else is there.
+
+pub(crate) mod wallet;
