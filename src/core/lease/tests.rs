@@ -43,6 +43,7 @@ fn reserved() -> Lease {
         purse: None,
         payments: Vec::new(),
         refunds: Vec::new(),
+        refund_key: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: at(0),

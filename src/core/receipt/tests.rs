@@ -57,6 +57,7 @@ impl Sample {
             purse: None,
             payments: Vec::new(),
             refunds: Vec::new(),
+            refund_key: None,
             warned: Vec::new(),
             stop_request: None,
             looked_at: at(0),
