@@ -245,6 +245,7 @@ fn spawn(token: String) -> Ask {
         },
         token,
         quote_id: None,
+        refund_key: None,
     })
 }
 

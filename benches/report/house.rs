@@ -133,6 +133,7 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         purse: None,
         payments: Vec::new(),
         refunds: Vec::new(),
+        refund_key: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: at,

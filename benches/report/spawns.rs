@@ -182,6 +182,7 @@ impl Shop {
             wanted,
             token,
             quote_id: None,
+            refund_key: None,
         });
         let message = Incoming {
             channel: Channel::GiftWrap,

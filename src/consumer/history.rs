@@ -148,6 +148,7 @@ impl Client {
     pub async fn receive(&self, token: &str) -> Result<(MintUrl, Redeemed), ClientError> {
         let session = self.wallet().await?;
         let info = session.wallet().inspect(token)?;
+        let taken = info.clone();
         let mut record = Taken {
             at: now(),
             mint: info.mint.clone(),
@@ -172,7 +173,7 @@ impl Client {
         }
         let got = match got {
             Some(got) => Ok(got),
-            None => wallet.redeem(info.payment, token).await,
+            None => self.redeem(&session, &taken, token).await,
         };
         match got {
             Ok(got) => {

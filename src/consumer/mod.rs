@@ -12,7 +12,7 @@
 //! * [`providers`]: from a name to an offer.
 //! * [`post`], [`relay_post`], `mailbox`: messages out and in.
 //! * `choice`: which mint pays. `locked`: tokens that only the provider can
-//!   spend for a while. [`purse`]: taking tokens back, receiving refunds.
+//!   spend for a while. `refund_keys`: keys that refunds are locked to. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
 //! * [`history`]: what became of every token.
 //! * [`receipts`]: what a lease cost, signed by its provider.
@@ -35,6 +35,7 @@ pub mod purse;
 pub mod reads;
 pub mod receipts;
 pub mod records;
+mod refund_keys;
 pub mod relay_post;
 pub mod settle;
 pub mod ssh;

@@ -19,7 +19,7 @@ use crate::core::time::Timestamp;
 use crate::protocol::reply::{
     Answer, LockTerms, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
 };
-use crate::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
+use crate::protocol::request::{Ask, Request, Spawn, Stop, Topup, Wanted};
 
 /// How much to pay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,6 +122,7 @@ impl Client {
             wanted,
             token,
             quote_id: Some(quote.quote_id),
+            refund_key: self.refund_key().await,
         });
         let lease = Peer::of(provider, quote.mints, quote.lock);
         let written = self.write_down(lease, ask, Some(paid), ssh_key).await?;
@@ -181,6 +182,7 @@ impl Client {
         let ask = Ask::Topup(Topup {
             lease: lease.status.lease.clone(),
             token: paid.0.token.clone(),
+            refund_key: self.refund_key().await,
         });
         let written = self
             .write_down(Peer::of_lease(lease), ask, Some(paid), None)
@@ -208,8 +210,9 @@ impl Client {
             ));
         }
         self.settle(progress).await?;
-        let ask = Ask::Stop(OfLease {
+        let ask = Ask::Stop(Stop {
             lease: lease.status.lease.clone(),
+            refund_key: self.refund_key().await,
         });
         let written = self
             .write_down(Peer::of_lease(lease), ask, None, None)

@@ -332,7 +332,7 @@ impl Client {
         }
         let redeemed = match refund {
             Some(index) => wallet.take_back(info.payment, token, index).await,
-            None => wallet.redeem(info.payment, token).await,
+            None => self.redeem(&session, &info, token).await,
         };
         match redeemed {
             Ok(redeemed) => Ok(Landed::Wallet(redeemed.net)),

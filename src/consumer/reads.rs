@@ -8,7 +8,7 @@ use super::providers::Provider;
 use super::records::{KnownLease, Whence};
 use crate::core::ids::PublicKey;
 use crate::core::money::Msat;
-use crate::protocol::reply::{Answer, MintTerms, QuoteAnswer, Refund};
+use crate::protocol::reply::{Answer, LeaseState, LockTerms, MintTerms, QuoteAnswer, Refund};
 use crate::protocol::request::{Ask, Logs, OfLease, Quote, Wanted};
 
 /// Mints of an offer that are looked at, at most.
@@ -117,14 +117,22 @@ impl Client {
             return Err(bad_answer());
         };
         let mut all = Vec::new();
+        let mut terms = None;
         for status in leases {
             let known = self.records.lease(&provider.key, &status.lease)?;
+            let mut lock = known.as_ref().and_then(|known| known.lock.clone());
+            if lock.is_none() && status.state != LeaseState::Ended {
+                if terms.is_none() {
+                    terms = Some(self.lock_terms(provider, progress).await);
+                }
+                lock = terms.clone().flatten();
+            }
             let lease = KnownLease {
                 provider: provider.key,
                 provider_name: provider.offer.hostname.clone(),
                 relays: provider.relays(),
                 mints: accepted_mints(provider),
-                lock: known.as_ref().and_then(|known| known.lock.clone()),
+                lock,
                 ssh_key: known.and_then(|known| known.ssh_key),
                 status,
                 seen_at: now(),
@@ -133,6 +141,23 @@ impl Client {
             all.push(self.looked(lease).await?);
         }
         Ok(all)
+    }
+
+    /// How a provider takes locked tokens, as a quote tells; `None` where it takes
+    /// none, or does not tell now.
+    async fn lock_terms(&self, provider: &Provider, progress: Progress<'_>) -> Option<LockTerms> {
+        provider.offer.satlet.as_ref()?.lock_key.as_ref()?;
+        let asked = self.quote(provider, Wanted::default(), None, progress);
+        match asked.await {
+            Ok(quote) => quote.lock,
+            Err(error) => {
+                tracing::debug!(
+                    message = error.message,
+                    "how tokens are locked is not known"
+                );
+                None
+            }
+        }
     }
 
     /// Asks for what a workload printed, at most `max_bytes` from the end.

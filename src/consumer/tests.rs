@@ -33,6 +33,7 @@ use crate::wallet::{Unit, Wallet};
 mod history;
 mod locks;
 mod receipts;
+mod refund_keys;
 
 const MINT: &str = "https://mint.example";
 const RATE: u64 = 100;

@@ -357,7 +357,7 @@ fn paid(payment: &Payment) -> PaymentLine {
 
 fn given_back(refund: &Refund) -> RefundLine {
     let (state, face) = match refund.state {
-        RefundState::Owed => (RefundStage::Owed, Msat::ZERO),
+        RefundState::Owed | RefundState::Locking { .. } => (RefundStage::Owed, Msat::ZERO),
         RefundState::Made { face, .. } | RefundState::TakingBack { face, .. } => {
             (RefundStage::Made, face)
         }

@@ -195,6 +195,20 @@ impl Wallet for Mortal<dyn Wallet> {
         self.call("take_back", taking).await
     }
 
+    fn claim_key(&self, index: u64) -> Result<LockKey, WalletError> {
+        self.inner.claim_key(index)
+    }
+
+    async fn claim(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        let claiming = self.inner.claim(payment, token, index);
+        self.call("claim", claiming).await
+    }
+
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
         self.inner.balances().await
     }

@@ -77,7 +77,7 @@ pub(super) struct Views {
     /// Leases that are over and were paid for, by owner, with when they were
     /// made. They are kept for ever, and so are these.
     ended: HashMap<PublicKey, BTreeSet<(Timestamp, String)>>,
-    /// Leases with a refund whose token is out.
+    /// Leases with a refund that has a token which is out, or is being locked.
     refunds_out: BTreeSet<String>,
     /// Credit of leases that are over.
     credits: BTreeMap<String, Vec<Credit>>,
@@ -137,7 +137,7 @@ impl Views {
     }
 
     fn note_refunds(&mut self, key: &str, lease: &Lease) {
-        if lease.refunds.iter().any(|refund| refund.is_out().is_some()) {
+        if lease.refunds.iter().any(|refund| refund.token().is_some()) {
             self.refunds_out.insert(key.to_owned());
         } else {
             self.refunds_out.remove(key);

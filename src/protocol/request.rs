@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{LeaseId, Name, RequestId};
+use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 
 /// A request with its envelope. Unknown fields are ignored.
@@ -43,7 +44,7 @@ pub enum Ask {
     /// What was paid for my lease, served and given back, with your signature?
     Receipt(OfLease),
     /// End my lease and give back the unserved time.
-    Stop(OfLease),
+    Stop(Stop),
 }
 
 impl Ask {
@@ -126,6 +127,10 @@ pub struct Spawn {
     /// A quote whose price is to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote_id: Option<RequestId>,
+    /// Our key that tokens of refunds for this lease are to be locked to, from
+    /// now on; absent: as before, and at first not locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_key: Option<LockKey>,
 }
 
 /// Pays for more time.
@@ -135,6 +140,19 @@ pub struct Topup {
     pub lease: LeaseId,
     /// The money: one Cashu token of one mint.
     pub token: String,
+    /// As in [`Spawn`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_key: Option<LockKey>,
+}
+
+/// Ends a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// As in [`Spawn`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_key: Option<LockKey>,
 }
 
 /// Names a lease.

@@ -66,6 +66,10 @@ struct Out {
     mint: String,
     token: String,
     made: Option<Timestamp>,
+    /// When it may be taken back.
+    until: Option<Timestamp>,
+    /// Number of our key that opens it then; `None`: it is not locked.
+    index: Option<u64>,
     /// Our own redemption of it has begun.
     taking: bool,
 }
@@ -120,17 +124,18 @@ fn all_out(ctx: &Ctx) -> Result<Vec<Out>, LedgerError> {
         for key in keys {
             let id: Option<LeaseId> = key.parse().ok();
             let lease = id.map(|id| find_lease(reader, &id)).transpose()?.flatten();
-            out.extend(lease.iter().flat_map(of_lease));
+            let keep = ctx.settings().refunds.keep.as_secs();
+            out.extend(lease.iter().flat_map(|lease| of_lease(lease, keep)));
         }
         Ok(out)
     })
 }
 
-fn of_lease(lease: &Lease) -> impl Iterator<Item = Out> {
-    lease.refunds.iter().filter_map(|refund| {
-        let (made, taking) = match &refund.state {
-            RefundState::Made { at, .. } => (*at, false),
-            RefundState::TakingBack { made, .. } => (Some(*made), true),
+fn of_lease(lease: &Lease, keep: u64) -> impl Iterator<Item = Out> {
+    lease.refunds.iter().filter_map(move |refund| {
+        let (made, lock, taking) = match &refund.state {
+            RefundState::Made { at, lock, .. } => (*at, lock, false),
+            RefundState::TakingBack { made, lock, .. } => (Some(*made), lock, true),
             _ => return None,
         };
         Some(Out {
@@ -139,6 +144,8 @@ fn of_lease(lease: &Lease) -> impl Iterator<Item = Out> {
             mint: refund.mint.clone(),
             token: refund.token()?.to_owned(),
             made,
+            until: refund.kept_until(keep),
+            index: lock.as_ref().map(|lock| lock.index),
             taking,
         })
     })
@@ -180,8 +187,7 @@ async fn look(ctx: &Arc<Ctx>, refund: &Out) -> Result<Result<(), Down>, LedgerEr
 }
 
 fn is_old(ctx: &Ctx, refund: &Out) -> bool {
-    let keep = ctx.settings().refunds.keep;
-    refund.made.is_some_and(|made| made.plus(keep) <= ctx.now())
+    refund.until.is_some_and(|until| until <= ctx.now())
 }
 
 /// Redeems the token of a refund that nobody took, once, after it was written
@@ -216,7 +222,15 @@ async fn take_back(ctx: &Arc<Ctx>, refund: &Out) -> Result<Result<(), Down>, Led
     if !noted.await? {
         return Ok(Ok(()));
     }
-    let redeeming = wallet.redeem(info.payment, &refund.token);
+    let redeeming = async {
+        match refund.index {
+            Some(index) => {
+                let token = &refund.token;
+                wallet.take_back(info.payment, token, index).await
+            }
+            None => wallet.redeem(info.payment, &refund.token).await,
+        }
+    };
     let done = tokio::time::timeout(operation(ctx), redeeming).await;
     match done {
         Ok(Ok(redeemed)) => taken_back(ctx, refund, info, redeemed).await?,

@@ -5,10 +5,12 @@ use russh::keys::ssh_key;
 use super::ctx::Ctx;
 use super::refuse::Refusal;
 use crate::compute::Image;
+use crate::core::payment::lock::LockKey;
 use crate::core::policy::images;
 use crate::core::pricing::Tier;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::request::Wanted;
+use crate::wallet::is_point;
 
 /// Most SSH keys of one workload.
 const MAX_SSH_KEYS: usize = 16;
@@ -214,6 +216,18 @@ fn bad_key(why: &str) -> Refusal {
         why,
         "send 1 to 16 Ed25519 or ECDSA public keys as they stand in a .pub file; `ssh-keygen -t ed25519` makes one",
     )
+}
+
+/// The key that tokens of refunds are to be locked to, if it is one.
+pub(super) fn refund_key(key: Option<&LockKey>) -> Result<Option<LockKey>, Refusal> {
+    match key {
+        Some(key) if !is_point(key) => Err(WireError::new(
+            Code::InvalidRequest,
+            "its refund_key is not a point on the curve: no token can be locked to it",
+            "send a compressed secp256k1 public key, or none",
+        )),
+        key => Ok(key.cloned()),
+    }
 }
 
 fn spec(accepted: &Accepted) -> Result<(), Refusal> {

@@ -21,15 +21,15 @@ use super::account::{Account, Store};
 use super::actor::{self, Lost};
 use super::errors::{self, store};
 use super::keysets::Owners;
-use super::locks::{self, LockTo};
+use super::locks;
 pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::restore::{self, Out};
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
 use super::{
-    MintFacts, MintUrl, OutTokens, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
-    TokenInfo, Unit, Wallet, WalletError,
+    LockTo, MintFacts, MintUrl, OutTokens, ProofsState, Recovery, Redeemed, RedemptionState,
+    SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
@@ -476,6 +476,20 @@ impl Wallet for CdkWallet {
         index: u64,
     ) -> Result<Redeemed, WalletError> {
         self.redeem_with(payment, token, locks::refund_secret(&self.seed, index)?)
+            .await
+    }
+
+    fn claim_key(&self, index: u64) -> Result<LockKey, WalletError> {
+        locks::public(&locks::claim_secret(&self.seed, index)?)
+    }
+
+    async fn claim(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        self.redeem_with(payment, token, locks::claim_secret(&self.seed, index)?)
             .await
     }
 

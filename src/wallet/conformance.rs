@@ -442,6 +442,43 @@ pub async fn takes_back_after_the_locktime(bench: &dyn Bench) {
     assert_eq!(state, RedemptionState::Done(back));
 }
 
+/// What is locked to one of our keys for money that comes back is redeemed with
+/// that key and no other, and by nobody else.
+pub async fn claims_what_comes_back_to_it(bench: &dyn Bench) {
+    let (wallet, other) = (bench.wallet(), bench.other());
+    let key = wallet.claim_key(5).unwrap();
+    assert_eq!(wallet.claim_key(5).unwrap(), key, "the same each time");
+    assert!(super::is_point(&key));
+    for another in [
+        wallet.claim_key(6).unwrap(),
+        other.claim_key(5).unwrap(),
+        wallet.lock_key(),
+    ] {
+        assert_ne!(key, another);
+    }
+    let until = now().plus_secs(3600);
+    let token = locked(bench, 200, key, until).await;
+    let info = wallet.inspect(&token).unwrap();
+    let before = balance(wallet, bench).await;
+    let tries = [
+        other.redeem(info.payment, &token).await,
+        other.claim(info.payment, &token, 5).await,
+        // Who made it, before the time.
+        other.take_back(info.payment, &token, 3).await,
+        wallet.redeem(info.payment, &token).await,
+        wallet.claim(info.payment, &token, 4).await,
+    ];
+    for tried in tries {
+        assert!(matches!(tried, Err(WalletError::Refused(_))), "{tried:?}");
+    }
+    let got = wallet.claim(info.payment, &token, 5).await.unwrap();
+    assert_eq!(got.net.checked_add(got.fee), Some(info.face));
+    let after = balance(wallet, bench).await;
+    assert_eq!(Some(after), before.checked_add(got.net));
+    let state = wallet.redemption(info.payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::Done(got));
+}
+
 /// Makes a test of every case, each with the bench that `$bench` (a future)
 /// gives. Call it in a module of its own.
 #[macro_export]
@@ -466,6 +503,7 @@ macro_rules! wallet_conformance {
             redeems_what_is_locked_to_it
             a_thief_gets_no_locked_money
             takes_back_after_the_locktime
+            claims_what_comes_back_to_it
         );
     };
     ($bench:expr; $($case:ident)*) => {

@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::locks::{LockTo, face_for, input_fee};
+use super::locks::{face_for, input_fee, is_point};
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
-    MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken,
-    TokenInfo, Unit, Wallet, WalletError,
+    LockTo, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
+    SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
@@ -105,6 +105,7 @@ struct MintState {
     /// What became of a token, by its payment id, that was locked so.
     locked: BTreeMap<(PaymentId, u64), String>,
     lose_lock: bool,
+    refuse_locks: bool,
 }
 
 /// A mint in memory: makes tokens, remembers which are spent, fails on request.
@@ -199,6 +200,11 @@ impl FakeMint {
     /// The next time that a token is locked, the answer is lost.
     pub fn lose_next_lock(&self) {
         self.lock().lose_lock = true;
+    }
+
+    /// While set, it refuses to lock tokens, though it says that it does.
+    pub fn refuse_locks(&self, refuse: bool) {
+        self.lock().refuse_locks = refuse;
     }
 
     /// A new token over `amount` in sat (rounded up), in nobody's wallet.
@@ -341,6 +347,14 @@ struct Books {
     now: Timestamp,
 }
 
+/// Which key of a wallet.
+#[derive(Clone, Copy)]
+enum Key {
+    Lock,
+    Refund(u64),
+    Claim(u64),
+}
+
 /// A wallet in memory at some [`FakeMint`]s. Keep it over a simulated restart:
 /// it stands for the wallet's file.
 #[derive(Clone, Debug)]
@@ -437,16 +451,26 @@ impl FakeWallet {
         }
     }
 
-    /// A key that is this wallet's alone; `None`: the lock key.
-    fn key(&self, index: Option<u64>) -> LockKey {
-        let mut hash = Sha256::new();
-        hash.update(self.seed.to_be_bytes());
-        hash.update(index.map_or([0; 9].to_vec(), |index| {
-            [&[1][..], &index.to_be_bytes()].concat()
-        }));
-        let text = format!("02{}", hex::encode(hash.finalize()));
-        #[expect(clippy::unwrap_used, reason = "a hash in hex is what a key looks like")]
-        text.parse().unwrap()
+    /// A key that is this wallet's alone, on the curve as real ones are.
+    fn key(&self, of: Key) -> LockKey {
+        let (kind, index) = match of {
+            Key::Lock => (0, 0),
+            Key::Refund(index) => (1, index),
+            Key::Claim(index) => (2, index),
+        };
+        let mut attempt = 0_u64;
+        loop {
+            let mut hash = Sha256::new();
+            hash.update(self.seed.to_be_bytes());
+            hash.update([kind]);
+            hash.update(index.to_be_bytes());
+            hash.update(attempt.to_be_bytes());
+            let text = format!("02{}", hex::encode(hash.finalize()));
+            match text.parse() {
+                Ok(key) if is_point(&key) => return key,
+                _ => attempt += 1,
+            }
+        }
     }
 
     async fn redeem_with(
@@ -527,11 +551,11 @@ impl Wallet for FakeWallet {
     }
 
     fn lock_key(&self) -> LockKey {
-        self.key(None)
+        self.key(Key::Lock)
     }
 
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, &self.key(None)).await
+        self.redeem_with(payment, token, &self.key(Key::Lock)).await
     }
 
     async fn take_back(
@@ -540,7 +564,21 @@ impl Wallet for FakeWallet {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, &self.key(Some(index)))
+        self.redeem_with(payment, token, &self.key(Key::Refund(index)))
+            .await
+    }
+
+    fn claim_key(&self, index: u64) -> Result<LockKey, WalletError> {
+        Ok(self.key(Key::Claim(index)))
+    }
+
+    async fn claim(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError> {
+        self.redeem_with(payment, token, &self.key(Key::Claim(index)))
             .await
     }
 
@@ -553,6 +591,9 @@ impl Wallet for FakeWallet {
                 let mut state = mint.lock();
                 if spent(&state, &source) {
                     return Err(WalletError::Spent);
+                }
+                if state.refuse_locks {
+                    return Err(WalletError::Refused("no locks today".to_owned()));
                 }
                 let net = Self::after_fee(&state, &source, &info)?.net;
                 for id in source.ids() {
@@ -568,7 +609,7 @@ impl Wallet for FakeWallet {
                 n_sigs: None,
                 sig_all: false,
                 locktime: Some(to.locktime),
-                refund_keys: vec![self.key(Some(to.index)).to_string()],
+                refund_keys: vec![self.key(Key::Refund(to.index)).to_string()],
                 n_sigs_refund: None,
             };
             let name = super::token::unit_name(&info.unit);

@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | `satlet/lock-key/1` | | what others lock to, [`Wallet::lock_key`](super::Wallet::lock_key) |
 //! | `satlet/refund-key/1` | index | what opens our token `index` after its locktime |
+//! | `satlet/claim-key/1` | index | what others lock to that give us money back, [`Wallet::claim_key`](super::Wallet::claim_key) |
 //! | `satlet/locked-nonce/1` | key, locktime, index, position | nonce of a proof's secret (NUT-10) |
 //! | `satlet/locked-blinding/1` | key, locktime, index, position | its blinding factor (NUT-00) |
 //!
@@ -28,7 +29,6 @@ use cdk::nuts::{
     SpendingConditions, SwapRequest, Token,
 };
 use cdk::secret::Secret;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::account::Account;
@@ -36,20 +36,8 @@ use super::errors::{maybe_sent, nothing_sent, store};
 use super::recovery::Seed;
 use super::token::{self, MAX_PROOFS, Read};
 use super::{ProofsState, SentToken, WalletError};
-use crate::core::payment::lock::{Conditions, Kind, LockKey};
+use crate::core::payment::lock::{Conditions, Kind, LockKey, LockTo};
 use crate::core::time::Timestamp;
-
-/// To whom a token is locked, and what it takes to have it back. Write it down
-/// before the token is made: with it the same token can be made again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockTo {
-    /// The receiver's key.
-    pub key: LockKey,
-    /// From then on we can take it back.
-    pub locktime: Timestamp,
-    /// Number of our refund key; used for one token only.
-    pub index: u64,
-}
 
 /// A token's amount so that after a fee of `ppk` thousandths for each of its
 /// proofs (powers of two, NUT-02) `amount` is left; all in pieces of the unit.
@@ -118,9 +106,29 @@ pub(super) fn lock_secret(seed: &Seed) -> Result<SecretKey, WalletError> {
     derive(seed, "satlet/lock-key/1", &[])
 }
 
+/// The [`Wallet::lock_key`](super::Wallet::lock_key) of a wallet with this seed,
+/// without opening it.
+///
+/// # Errors
+/// `Store`: no key follows from the seed, which does not happen.
+pub fn lock_key_of(seed: [u8; 64]) -> Result<LockKey, WalletError> {
+    public(&lock_secret(&Seed(seed))?)
+}
+
 /// The secret of the refund key `index`.
 pub(super) fn refund_secret(seed: &Seed, index: u64) -> Result<SecretKey, WalletError> {
     derive(seed, "satlet/refund-key/1", &[&index.to_be_bytes()])
+}
+
+/// The secret of [`Wallet::claim_key`](super::Wallet::claim_key).
+pub(super) fn claim_secret(seed: &Seed, index: u64) -> Result<SecretKey, WalletError> {
+    derive(seed, "satlet/claim-key/1", &[&index.to_be_bytes()])
+}
+
+/// Whether a key is a point on the curve (secp256k1), so that somebody may have
+/// its secret and a token can be locked to it.
+pub fn is_point(key: &LockKey) -> bool {
+    cdk::nuts::PublicKey::from_hex(key.as_str()).is_ok()
 }
 
 /// The public half, as others write it.
@@ -341,6 +349,11 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 5, "each is another key");
+        let claim = |n, index| public(&claim_secret(&seed(n), index).unwrap()).unwrap();
+        for other in [claim(1, 0), claim(1, 1), claim(2, 0)] {
+            assert!(!all.contains(&other), "{other}");
+        }
+        assert_eq!(claim(1, 1), claim(1, 1));
         // For ever: money is locked to these.
         assert_eq!(
             lock(1).as_str(),

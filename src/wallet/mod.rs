@@ -36,7 +36,8 @@ use crate::core::money::Msat;
 use crate::core::payment::lock::{Conditions, LockKey};
 use crate::core::time::Timestamp;
 
-pub use locks::{LockTo, face_for};
+pub use crate::core::payment::lock::LockTo;
+pub use locks::{face_for, is_point, lock_key_of};
 pub use token::{MAX_PROOFS, normalise, read_info};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
@@ -332,6 +333,25 @@ pub trait Wallet: Send + Sync {
     /// # Errors
     /// As `redeem`; before the locktime `Refused`, by the mint's clock.
     async fn take_back(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        index: u64,
+    ) -> Result<Redeemed, WalletError>;
+
+    /// Our key number `index` for money that comes back to us: whoever owes it
+    /// locks it to this key. From the seed and the number alone.
+    ///
+    /// # Errors
+    /// `Store`.
+    fn claim_key(&self, index: u64) -> Result<LockKey, WalletError>;
+
+    /// As [`redeem`](Self::redeem), for what is locked to
+    /// [`claim_key`](Self::claim_key) `index`.
+    ///
+    /// # Errors
+    /// As `redeem`.
+    async fn claim(
         &self,
         payment: PaymentId,
         token: &str,

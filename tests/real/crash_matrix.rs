@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::servers::Nutshell;
-use crate::support::shop::{SSH_KEY, stop, topup};
+use crate::support::shop::{SSH_KEY, refund_to, stop, topup};
 use crate::support::world::{
     Asker, Daemon, LONG, Purse, World, no_sandbox, provider_wallet, request,
 };
@@ -139,6 +139,7 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         wanted,
         token: first.clone(),
         quote_id: None,
+        refund_key: None,
     });
     let sold = ask(&mut daemon, &asker, spawn).await;
     let mut rest = None;
@@ -148,7 +149,8 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         };
         let lease = &sold.status.lease;
         let more = ask(&mut daemon, &asker, topup(lease, second.clone())).await;
-        rest = Some((more, ask(&mut daemon, &asker, stop(lease)).await));
+        let stop = refund_to(&purse.refund_key(), stop(lease));
+        rest = Some((more, ask(&mut daemon, &asker, stop).await));
     }
     let points = lines(&log);
     let (requests, waits) = proxy.disarm();
@@ -159,7 +161,7 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
             panic!("{stopped:?}")
         };
         if let Some(refund) = &stopped.refund {
-            purse.take(&refund.token).await;
+            assert!(purse.take(&refund.token).await, "it is locked to its owner");
         }
     }
     everything_has_ended(&mut daemon).await;
@@ -279,7 +281,9 @@ async fn matrix(times: u64, mint: Option<String>) {
         .into_iter()
         .filter(|point| count(point) <= times)
         .collect();
-    for call in ["check", "redeem", "send", "prepare", "create", "destroy"] {
+    for call in [
+        "check", "redeem", "send", "lock", "prepare", "create", "destroy",
+    ] {
         for when in ["before", "after"] {
             let point = format!("{when} {call}#1");
             assert!(matrix.contains(&point), "{point} is not in {matrix:?}");

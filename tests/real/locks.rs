@@ -99,4 +99,5 @@ async fn nutshell_keeps_locks() {
         Err(why) => skip!("{why}"),
     };
     conformance::a_thief_gets_no_locked_money(&bench).await;
+    conformance::claims_what_comes_back_to_it(&bench).await;
 }

@@ -6,6 +6,7 @@ mod crash;
 mod fiat;
 mod lease;
 mod load;
+mod locked_refunds;
 mod locks;
 pub mod lost;
 mod paygress;

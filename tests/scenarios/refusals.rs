@@ -25,6 +25,7 @@ fn wanting(token: String, change: impl FnOnce(&mut Wanted)) -> Ask {
         wanted,
         token,
         quote_id: None,
+        refund_key: None,
     })
 }
 

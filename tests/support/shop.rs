@@ -11,13 +11,14 @@ use satlet::core::capacity::{Capacity, Resources};
 use satlet::core::ids::{EventId, LeaseId, PublicKey, RequestId};
 use satlet::core::lease::Lease;
 use satlet::core::money::Msat;
+use satlet::core::payment::lock::LockKey;
 use satlet::core::pricing::Tier;
 use satlet::core::time::Timestamp;
 use satlet::gateway::{GatewayLimits, Ports};
 use satlet::ledger::{self, Ledger, OUTBOX, OutboxRow, REQUESTS};
 use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
-use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Stop, Topup, Wanted};
 use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
@@ -506,6 +507,7 @@ pub fn spawn(token: String) -> Ask {
         wanted,
         token,
         quote_id: None,
+        refund_key: None,
     })
 }
 
@@ -514,6 +516,7 @@ pub fn topup(lease: &LeaseId, token: String) -> Ask {
     Ask::Topup(Topup {
         lease: lease.clone(),
         token,
+        refund_key: None,
     })
 }
 
@@ -526,9 +529,21 @@ pub fn status(lease: &LeaseId) -> Ask {
 
 /// A stop.
 pub fn stop(lease: &LeaseId) -> Ask {
-    Ask::Stop(OfLease {
+    Ask::Stop(Stop {
         lease: lease.clone(),
+        refund_key: None,
     })
+}
+
+/// The same request, with a key that tokens of refunds are to be locked to.
+pub fn refund_to(key: &LockKey, mut ask: Ask) -> Ask {
+    match &mut ask {
+        Ask::Spawn(ask) => ask.refund_key = Some(key.clone()),
+        Ask::Topup(ask) => ask.refund_key = Some(key.clone()),
+        Ask::Stop(ask) => ask.refund_key = Some(key.clone()),
+        other => panic!("{} has no such key", other.name()),
+    }
+    ask
 }
 
 /// Looks again and again until `done`, for a minute of the test's clock.

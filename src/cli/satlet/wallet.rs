@@ -11,7 +11,7 @@ use super::settings::mint_url;
 use super::{App, Outcome, agreed, token_text};
 use crate::cli::output::{Done, escape, table};
 use crate::consumer::purse::unit_name;
-use crate::consumer::records::RefundStanding;
+use crate::consumer::records::{Paid, RefundStanding};
 use crate::consumer::{Client, ClientError, Kind};
 use crate::core::money::Msat;
 use crate::wallet::{MintUrl, Unit};
@@ -41,15 +41,22 @@ async fn balance(client: &Client) -> Outcome {
     let total = Msat::checked_sum(held.iter().map(|(_, amount)| **amount))
         .ok_or_else(|| ClientError::internal("the balance is too large"))?;
     let open = client.records().open_requests()?;
-    let under_way = Msat::checked_sum(
-        open.iter()
-            .filter_map(|one| one.paid.as_ref())
-            .map(|paid| paid.face),
-    )
-    .unwrap_or(Msat::ZERO);
+    let unsent = client.records().locks()?;
+    let paid = open.iter().filter_map(|one| one.paid.as_ref());
+    let out: Vec<_> = paid
+        .chain(unsent.iter().filter_map(|lock| lock.locked.as_ref()))
+        .collect();
+    let (locked, plain): (Vec<_>, Vec<_>) = out.into_iter().partition(|paid| paid.lock.is_some());
+    let sum =
+        |all: &[&Paid]| Msat::checked_sum(all.iter().map(|paid| paid.face)).unwrap_or(Msat::ZERO);
+    let (under_way, locked_up) = (sum(&plain), sum(&locked));
+    let ends = locked.iter().filter_map(|paid| paid.lock.as_ref());
+    let until = ends.map(|lock| lock.locktime).max();
     let json = json!({
         "total_msat": total,
         "under_way_msat": under_way,
+        "locked_msat": locked_up,
+        "locked_until": until,
         "balances": held.iter().map(|((mint, unit), amount)| json!({
             "mint": mint, "unit": unit, "amount_msat": amount,
         })).collect::<Vec<_>>(),
@@ -68,6 +75,12 @@ async fn balance(client: &Client) -> Outcome {
         let _ = writeln!(
             text,
             "{under_way:>14}  in requests without an answer (satlet ls)"
+        );
+    }
+    if let Some(until) = until {
+        let _ = writeln!(
+            text,
+            "{locked_up:>14}  locked to providers that have not taken it; what is left comes back after {until}"
         );
     }
     Ok(Done::new(json, text))

@@ -17,6 +17,7 @@ use crate::provider::backend;
 use crate::provider::control::{Ask, ControlError, ask};
 use crate::provider::daemon::HOST_KEY;
 use crate::provider::offer::{OfferFacts, build};
+use crate::wallet::lock_key_of;
 
 pub(super) fn offer(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
     let config = match load(output, arg) {
@@ -65,9 +66,8 @@ async fn find(config: &Config) -> anyhow::Result<Found> {
 
 async fn would_be(config: &Config) -> anyhow::Result<Offer> {
     let settings = &config.settings;
-    let keys = secrets::read(config)
-        .map_err(|_| anyhow::anyhow!("the secret files have changed"))?
-        .keys;
+    let secrets::Secrets { keys, mnemonic } =
+        secrets::read(config).map_err(|_| anyhow::anyhow!("the secret files have changed"))?;
     let looked = backend::look(&settings.backend, &settings.data_dir)
         .await
         .context("the backend cannot be opened")?;
@@ -82,8 +82,7 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
         backend: backend.name().clone(),
         capabilities: backend.capabilities().clone(),
         gateway: (settings.gateway.listen.port(), host_key(&settings.data_dir)),
-        // It comes from the wallet's seed, which nothing but the daemon reads.
-        lock_key: None,
+        lock_key: Some(lock_key_of(mnemonic.to_seed(""))?),
         mints: mints.collect(),
         promised: (Resources::default(), 0),
         completed: 0,

@@ -1,8 +1,8 @@
 //! What a lease's books ask of our wallet, by mint and unit: what may have to go
 //! back, and what is ours.
 
-use super::Lease;
 use super::purses::{split, sum};
+use super::{Lease, RefundState};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 
@@ -57,8 +57,13 @@ impl Lease {
     pub fn dues(&self, now: Timestamp) -> Option<Vec<(Purse, Dues)>> {
         let mut all = Vec::new();
         for refund in &self.refunds {
+            // What is being locked has left the wallet, and is still owed.
+            let gone = match refund.state {
+                RefundState::Locking { face, fee, .. } => face.checked_add(fee)?,
+                _ => Msat::ZERO,
+            };
             let dues = Dues {
-                owed: refund.still_owed(),
+                owed: refund.still_owed().saturating_sub(gone),
                 out: refund.is_out().unwrap_or_default(),
                 ..Dues::default()
             };

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
+use super::payment::lock::LockKey;
 use super::pricing::{Tier, purchase};
 use super::time::Timestamp;
 
@@ -22,6 +23,7 @@ mod dues;
 mod next;
 mod purses;
 mod refund;
+mod refund_lock;
 #[cfg(test)]
 mod tests;
 
@@ -125,6 +127,9 @@ pub struct Lease {
     pub payments: Vec<PaymentId>,
     /// Money that goes back.
     pub refunds: Vec<Refund>,
+    /// The owner's key that tokens of refunds are locked to; `None`: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_key: Option<LockKey>,
     /// Lead times in seconds for which the owner was warned.
     pub warned: Vec<u64>,
     /// The stop that its owner asked for.

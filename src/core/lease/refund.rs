@@ -4,16 +4,22 @@
 //!
 //! ```text
 //! Owed --made--> Made --spent by its owner--> Claimed
-//!  |              | ^                            ^
+//!  | \             ^ ^                            ^
+//!  |  \-> Locking -+ |                            |
+//!  |              | |                            |
 //!  |too little    | |nothing was taken           |its owner was faster
 //!  v          kept long enough ----> TakingBack -+-- redeemed --> TakenBack
 //! Credited
 //! ```
+//!
+//! A token that is locked to its owner's key is made in two steps, by way of
+//! `Locking` (`refund_lock`).
 
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, Purse};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockTo;
 use crate::core::time::Timestamp;
 
 /// Money that goes back to the owner of a lease.
@@ -41,6 +47,18 @@ pub struct Refund {
 pub enum RefundState {
     /// To be made.
     Owed,
+    /// A plain token was made, and is being locked to the owner's key. It is
+    /// shown to nobody, and the refund is still owed.
+    Locking {
+        /// The plain token. Money: never shown.
+        token: String,
+        /// Its face.
+        face: Msat,
+        /// What making it cost.
+        fee: Msat,
+        /// To whom it is locked, and how it comes back to us.
+        to: LockTo,
+    },
     /// A token was made.
     Made {
         /// The token. Money: never shown.
@@ -51,6 +69,9 @@ pub enum RefundState {
         /// nobody how long it keeps a refund: such a one is kept for ever.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<Timestamp>,
+        /// To whom it is locked; `None`: whoever has it has the money.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lock: Option<LockTo>,
     },
     /// The mint says that its token is spent. The token is forgotten.
     Claimed {
@@ -68,6 +89,9 @@ pub enum RefundState {
         face: Msat,
         /// When it was made.
         made: Timestamp,
+        /// To whom it is locked, and with which key of ours it comes back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lock: Option<LockTo>,
     },
     /// Redeemed by us. What came of it is in the lease's credit.
     TakenBack {
@@ -86,6 +110,7 @@ impl std::fmt::Debug for Refund {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = match self.state {
             RefundState::Owed => "owed",
+            RefundState::Locking { .. } => "locking",
             RefundState::Made { .. } => "made",
             RefundState::Claimed { .. } => "claimed",
             RefundState::TakingBack { .. } => "taking-back",
@@ -108,11 +133,16 @@ impl Refund {
 
     /// What is owed and not yet made.
     pub fn still_owed(&self) -> Msat {
-        if self.state == RefundState::Owed {
+        if self.is_to_be_made() {
             self.owed
         } else {
             Msat::ZERO
         }
+    }
+
+    /// Whether its owner's token is not made yet.
+    pub fn is_to_be_made(&self) -> bool {
+        matches!(self.state, RefundState::Owed | RefundState::Locking { .. })
     }
 
     /// Face of its token, while that is neither claimed nor taken back: it has
@@ -124,18 +154,27 @@ impl Refund {
         }
     }
 
-    /// Its token, while something may come of it.
+    /// A token of ours that belongs to it, while something may come of that: the
+    /// owner's, or the plain one that it is made of.
     pub fn token(&self) -> Option<&str> {
         match &self.state {
-            RefundState::Made { token, .. } | RefundState::TakingBack { token, .. } => Some(token),
+            RefundState::Locking { token, .. }
+            | RefundState::Made { token, .. }
+            | RefundState::TakingBack { token, .. } => Some(token),
             _ => None,
         }
     }
 
-    /// When it may be taken back, if `keep` seconds are what the offer tells.
+    /// When it may be taken back, if `keep` seconds are what the offer tells: not
+    /// before its lock lets us.
     pub fn kept_until(&self, keep: u64) -> Option<Timestamp> {
-        match self.state {
-            RefundState::Made { at, .. } => at.map(|at| at.plus_secs(keep)),
+        match &self.state {
+            RefundState::Made { at, lock, .. } => {
+                let kept = (*at)?.plus_secs(keep);
+                // The second of the locktime is its owner's alone (NUT-11).
+                let opens = lock.as_ref().map(|lock| lock.locktime.plus_secs(1));
+                Some(opens.map_or(kept, |opens| kept.max(opens)))
+            }
             _ => None,
         }
     }
@@ -180,8 +219,7 @@ impl Lease {
 
     /// All refunds that are to be made.
     pub fn refunds_to_make(&self) -> impl Iterator<Item = &Refund> {
-        let owed = |refund: &&Refund| refund.state == RefundState::Owed;
-        self.refunds.iter().filter(owed)
+        self.refunds.iter().filter(|refund| refund.is_to_be_made())
     }
 
     /// Divides a refund that is owed, so that `part` of it can be made now and
@@ -216,16 +254,31 @@ impl Lease {
     ) -> Option<()> {
         let mut after = self.clone();
         let at = Some(at);
-        after.book_made(id, RefundState::Made { token, face, at }, face, fee)?;
+        let made = RefundState::Made {
+            token,
+            face,
+            at,
+            lock: None,
+        };
+        after.book_made(id, RefundState::Owed, made, face, fee)?;
         *self = after;
         Some(())
     }
 
-    fn book_made(&mut self, id: &str, made: RefundState, face: Msat, fee: Msat) -> Option<()> {
+    /// Books the token of a refund that is in state `from`. Leaves a part of it
+    /// where a number does not fit.
+    pub(super) fn book_made(
+        &mut self,
+        id: &str,
+        from: RefundState,
+        made: RefundState,
+        face: Msat,
+        fee: Msat,
+    ) -> Option<()> {
         let parts = self.parts()?;
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
         let owed = refund.owed;
-        if refund.state != RefundState::Owed {
+        if refund.state != from {
             return None;
         }
         let purse = refund.purse();
@@ -288,13 +341,20 @@ impl Lease {
         if refund.kept_until(keep)? > now {
             return None;
         }
-        let RefundState::Made { token, face, at } = &mut refund.state else {
+        let RefundState::Made {
+            token,
+            face,
+            at,
+            lock,
+        } = &mut refund.state
+        else {
             return None;
         };
         refund.state = RefundState::TakingBack {
             token: std::mem::take(token),
             face: *face,
             made: (*at)?,
+            lock: lock.take(),
         };
         Some(())
     }
@@ -304,13 +364,20 @@ impl Lease {
     /// was not being taken back.
     pub fn refund_left(&mut self, id: &str) -> Option<()> {
         let refund = self.refunds.iter_mut().find(|refund| refund.id == id)?;
-        let RefundState::TakingBack { token, face, made } = &mut refund.state else {
+        let RefundState::TakingBack {
+            token,
+            face,
+            made,
+            lock,
+        } = &mut refund.state
+        else {
             return None;
         };
         refund.state = RefundState::Made {
             token: std::mem::take(token),
             face: *face,
             at: Some(*made),
+            lock: lock.take(),
         };
         Some(())
     }

@@ -72,6 +72,18 @@ impl<'de> Deserialize<'de> for LockKey {
     }
 }
 
+/// To whom a token is locked, and what it takes to have it back. Write it down
+/// before the token is made: with it the same token can be made again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockTo {
+    /// The receiver's key.
+    pub key: LockKey,
+    /// From then on we can take it back.
+    pub locktime: Timestamp,
+    /// Number of our refund key; used for one token only.
+    pub index: u64,
+}
+
 /// What has to be shown to spend a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -58,6 +58,7 @@ impl Sample {
             purses: Purses::default(),
             payments: Vec::new(),
             refunds: Vec::new(),
+            refund_key: None,
             warned: Vec::new(),
             stop_request: None,
             looked_at: at(0),

@@ -207,6 +207,7 @@ async fn refunds_that_are_out_and_credit_are_known_without_a_scan() {
         token,
         face,
         at: None,
+        lock: None,
     };
     row.refunds = vec![refund];
     row.purse = Some(("https://mint.test".to_owned(), "sat".to_owned()));

@@ -57,7 +57,7 @@ pub(super) async fn handle(
         Ask::List => list::handle(ctx, owner),
         Ask::Logs(ask) => logs::handle(ctx, owner, ask).await,
         Ask::Receipt(ask) => receipt::handle(ctx, owner, &ask.lease),
-        Ask::Stop(ask) => stop::handle(ctx, owner, request.request_id, &ask.lease).await,
+        Ask::Stop(ask) => stop::handle(ctx, owner, request.request_id, ask).await,
     }
 }
 

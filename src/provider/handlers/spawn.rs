@@ -11,7 +11,8 @@ use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase, Purses};
 use crate::core::money::Msat;
-use crate::core::payment::{Payment, PaymentState, Purpose, lock};
+use crate::core::payment::lock::{self, LockKey};
+use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
 use crate::ledger::{
@@ -32,12 +33,14 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
+    let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
     let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
+    let mut priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
+    priced.refund_key = refund_key;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
 }
@@ -56,6 +59,7 @@ pub(in crate::provider) struct Priced {
     accepted: Accepted,
     info: TokenInfo,
     token: String,
+    refund_key: Option<LockKey>,
 }
 
 /// Whether the token buys what is accepted; nothing is taken.
@@ -74,6 +78,7 @@ pub(in crate::provider) async fn priced(
         accepted,
         info,
         token,
+        refund_key: None,
     })
 }
 
@@ -94,8 +99,10 @@ where
         accepted,
         info,
         token,
+        refund_key,
     } = priced;
-    let lease = new_lease(ctx.now(), owner, id, &accepted);
+    let mut lease = new_lease(ctx.now(), owner, id, &accepted);
+    lease.refund_key = refund_key;
     let mut payment = payment(ctx, &lease, id, Purpose::Spawn, &info, &token);
     payment.deadline = pay_by.map_or(payment.deadline, |by| by.min(payment.deadline));
     let name = lease.id.clone();
@@ -215,6 +222,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
         purses: Purses::default(),
         payments: Vec::new(),
         refunds: Vec::new(),
+        refund_key: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: now,

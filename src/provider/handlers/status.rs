@@ -56,6 +56,7 @@ pub(in crate::provider) fn refund(refund: &Refund) -> Option<reply::Refund> {
             why: refund.why.clone(),
         }),
         RefundState::Owed
+        | RefundState::Locking { .. }
         | RefundState::Claimed { .. }
         | RefundState::TakingBack { .. }
         | RefundState::TakenBack { .. }

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use super::{Handled, Stopped, commit, own_lease};
-use crate::core::ids::{LeaseId, PublicKey, RequestId};
+use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::Event;
 use crate::ledger::{LEASES, LedgerError, REQUESTS, request_key};
+use crate::protocol::request::Stop;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
+use crate::provider::validate;
 
 pub(super) async fn handle(
     ctx: &Arc<Ctx>,
     owner: PublicKey,
     id: RequestId,
-    lease: &LeaseId,
+    ask: &Stop,
 ) -> Result<Handled, Refusal> {
-    let lease = own_lease(ctx, &owner, lease)?;
+    let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
+    let lease = own_lease(ctx, &owner, &ask.lease)?;
     let (name, now) = (lease.id, ctx.now());
     let key = name.clone();
     commit(ctx, move |tx| {
@@ -25,6 +28,7 @@ pub(super) async fn handle(
         lease
             .on(Event::StopAsked(id), now)
             .map_err(|_| refuse::stopped())?;
+        lease.refund_key = refund_key.or(lease.refund_key);
         tx.put(&LEASES, key.as_str(), &lease)?;
         let row_key = request_key(&owner, id);
         let Some(mut row) = tx.get(&REQUESTS, &row_key)? else {

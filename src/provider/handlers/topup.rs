@@ -14,6 +14,7 @@ use crate::ledger::{LEASES, PAYMENTS};
 use crate::protocol::request::Topup;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
+use crate::provider::validate;
 
 /// `pay_by`: the token is not redeemed after this.
 pub(in crate::provider) async fn handle(
@@ -24,6 +25,7 @@ pub(in crate::provider) async fn handle(
     pay_by: Option<Timestamp>,
     locks: Locks,
 ) -> Result<Handled, Refusal> {
+    let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let lease = own_lease(ctx, &owner, &ask.lease)?;
     if !lease.takes_topup() {
         return Err(refuse::no_topup(&lease));
@@ -45,6 +47,7 @@ pub(in crate::provider) async fn handle(
         claim_proofs(tx, &payment)?;
         link(tx, &payment)?;
         lease.payments.push(payment.id);
+        lease.refund_key = refund_key.or(lease.refund_key);
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
         Ok(tx.put(&LEASES, lease.id.as_str(), &lease)?)
     })

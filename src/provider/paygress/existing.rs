@@ -92,6 +92,7 @@ pub(super) async fn topup(
     let ours = Topup {
         lease: lease.id,
         token: wanted.cashu_token.clone(),
+        refund_key: None,
     };
     match handlers::topup(
         ctx,

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use super::{Taken, change, operation};
-use crate::core::lease::{Lease, Refund};
+use crate::core::lease::{Lease, Refund, RefundState};
 use crate::core::money::Msat;
 use crate::ledger::LedgerError;
 use crate::provider::ctx::Ctx;
 use crate::wallet::{MintUrl, SentToken, Unit, WalletError};
+
+mod locked;
 
 /// Proofs that a refund is assumed to be made from, for estimating its cost:
 /// an amount in powers of two seldom takes more.
@@ -19,16 +21,24 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     let Some(refund) = lease.refunds.iter().find(|refund| refund.id == id) else {
         return Ok(Taken::TryLater);
     };
+    if let RefundState::Locking { token, to, .. } = &refund.state {
+        return locked::finish(ctx, lease, id, token, to).await;
+    }
     // Until it is booked, or not made, its token is nobody's stray.
     let _sending = ctx.sends.begin();
-    let sent = match amount(ctx, refund).await {
-        Ok(Some(amount)) => send(ctx, refund, amount).await,
+    let key = match locked::key(ctx, lease, refund).await {
+        Ok(key) => key,
+        Err(error) => return Ok(again(lease, id, &error)),
+    };
+    let sent = match amount(ctx, refund, key.is_some()).await {
+        Ok(Some(amount)) => send(ctx, refund, amount, key.is_some()).await,
         Ok(None) => Err(WalletError::TooSmall),
         Err(error) => Err(error),
     };
-    match sent {
-        Ok(sent) => book(ctx, lease, id, sent).await,
-        Err(WalletError::TooSmall) => {
+    match (sent, key) {
+        (Ok(sent), Some(key)) => locked::begin(ctx, lease, id, sent, key).await,
+        (Ok(sent), None) => book(ctx, lease, id, sent).await,
+        (Err(WalletError::TooSmall), _) => {
             let name = id.to_owned();
             change(ctx, &lease.id, move |_, lease| {
                 lease.refund_credited(&name).ok_or_else(|| not_owed(&name))
@@ -36,12 +46,16 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             .await?;
             Ok(Taken::Done)
         }
-        Err(WalletError::NoBalance { have, .. }) => divide(ctx, lease, refund, have).await,
-        Err(error) => {
-            tracing::warn!(lease = %lease.id, refund = %id, %error, "a refund was not made; again");
-            Ok(Taken::TryLater)
+        (Err(WalletError::NoBalance { have, .. }), key) => {
+            divide(ctx, lease, refund, have, key.is_some()).await
         }
+        (Err(error), _) => Ok(again(lease, id, &error)),
     }
+}
+
+fn again(lease: &Lease, id: &str, error: &WalletError) -> Taken {
+    tracing::warn!(lease = %lease.id, refund = %id, %error, "a refund was not made; again");
+    Taken::TryLater
 }
 
 /// Our purse is short, as a young one is that bears a fee: what it can give is
@@ -51,6 +65,7 @@ async fn divide(
     lease: &Lease,
     refund: &Refund,
     have: Msat,
+    locked: bool,
 ) -> Result<Taken, LedgerError> {
     tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
     let mint = MintUrl(refund.mint.clone());
@@ -58,10 +73,7 @@ async fn divide(
     let Ok(Ok(facts)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
         return Ok(Taken::TryLater);
     };
-    let fee_units = facts
-        .input_fee_ppk
-        .saturating_mul(ASSUMED_PROOFS)
-        .div_ceil(1000);
+    let fee_units = fee_units(facts.input_fee_ppk, locked);
     let part = match unit_of(refund) {
         Unit::Msat => have.checked_sub(Msat::new(fee_units)),
         Unit::Sat => Msat::from_sat(have.whole_sat().saturating_sub(fee_units)),
@@ -81,6 +93,12 @@ async fn divide(
     Ok(Taken::Done)
 }
 
+/// What making a token costs, by estimate: a swap, and another one to lock it.
+fn fee_units(ppk: u64, locked: bool) -> u64 {
+    let swap = ppk.saturating_mul(ASSUMED_PROOFS).div_ceil(1000);
+    swap.saturating_mul(if locked { 2 } else { 1 })
+}
+
 fn unit_of(refund: &Refund) -> Unit {
     if refund.unit == "msat" {
         Unit::Msat
@@ -91,7 +109,7 @@ fn unit_of(refund: &Refund) -> Unit {
 
 /// The face of the token: what is owed, less the cost of making it where the
 /// consumer bears that; whole units. `None` if nothing is left.
-async fn amount(ctx: &Ctx, refund: &Refund) -> Result<Option<Msat>, WalletError> {
+async fn amount(ctx: &Ctx, refund: &Refund, locked: bool) -> Result<Option<Msat>, WalletError> {
     let mint = MintUrl(refund.mint.clone());
     let whole = |sat| Msat::from_sat(sat).filter(|amount| !amount.is_zero());
     if refund.our_fault {
@@ -105,10 +123,7 @@ async fn amount(ctx: &Ctx, refund: &Refund) -> Result<Option<Msat>, WalletError>
     let facts = tokio::time::timeout(patience, ctx.parts.wallet.facts(&mint))
         .await
         .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))?;
-    let fee_units = facts
-        .input_fee_ppk
-        .saturating_mul(ASSUMED_PROOFS)
-        .div_ceil(1000);
+    let fee_units = fee_units(facts.input_fee_ppk, locked);
     Ok(match unit_of(refund) {
         Unit::Msat => refund
             .owed
@@ -118,10 +133,16 @@ async fn amount(ctx: &Ctx, refund: &Refund) -> Result<Option<Msat>, WalletError>
     })
 }
 
-async fn send(ctx: &Ctx, refund: &Refund, amount: Msat) -> Result<SentToken, WalletError> {
+/// One that is to be locked brings the fee of that with it.
+async fn send(
+    ctx: &Ctx,
+    refund: &Refund,
+    amount: Msat,
+    locked: bool,
+) -> Result<SentToken, WalletError> {
     let mint = MintUrl(refund.mint.clone());
     let unit = unit_of(refund);
-    let sending = ctx.parts.wallet.send(&mint, &unit, amount, false);
+    let sending = ctx.parts.wallet.send(&mint, &unit, amount, locked);
     tokio::time::timeout(operation(ctx), sending)
         .await
         .unwrap_or_else(|_| Err(WalletError::OutcomeUnknown("no answer in time".to_owned())))

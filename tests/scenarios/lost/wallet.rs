@@ -151,10 +151,7 @@ async fn a_provider_goes_on_with_its_seed_alone() {
 
     // One refund is out, another is owed because the mint is down.
     world.mint.stop().await;
-    let asked = satlet::protocol::request::Ask::Stop(satlet::protocol::request::OfLease {
-        lease: owed.clone(),
-    });
-    let (_, body) = crate::support::world::request(asked);
+    let (_, body) = crate::support::world::request(stop(&owed));
     asker.send(&house.key(), &body).await;
     within("it is owed", || !row(&house, &owed).money.owed.is_zero()).await;
     let had = house.balance().await;

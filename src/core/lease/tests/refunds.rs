@@ -1,6 +1,7 @@
 //! What becomes of a refund after it was made.
 
 use super::*;
+use crate::core::payment::lock::LockTo;
 
 const KEEP: u64 = 1_000;
 const ID: &str = "aaaaaaaaaaaa-1";
@@ -98,6 +99,7 @@ fn rows_of_an_older_version_are_read_and_their_refunds_kept_for_ever() {
         token,
         face,
         at: None,
+        lock: None,
     };
     assert!(old == undated);
     let mut lease = made();
@@ -202,4 +204,122 @@ fn credit_is_brought_where_it_becomes_time_and_no_more_than_is_sold() {
     assert_eq!(more, most + 1);
     lease.on(Event::StopAsked(request(7)), at(20)).unwrap();
     assert_eq!(lease.room_for_credit(Msat::new(1), at(20)), Msat::ZERO);
+}
+
+/// A lease that was stopped with 7.05 sat to go back, whose owner gave a key.
+fn owing(our_fault: bool) -> Lease {
+    let mut lease = after(&active());
+    lease.on(Event::StopAsked(request(7)), at(20)).unwrap();
+    lease.on(Event::StopBegun, at(20)).unwrap();
+    lease.on(Event::Destroyed, at(30)).unwrap();
+    lease.refunds[0].our_fault = our_fault;
+    lease
+}
+
+fn to() -> LockTo {
+    LockTo {
+        key: format!("02{}", "ab".repeat(32)).parse().unwrap(),
+        locktime: at(50 + KEEP),
+        index: u64::MAX,
+    }
+}
+
+fn locking(our_fault: bool, face: u64) -> Lease {
+    let mut lease = owing(our_fault);
+    let (token, face, fee) = ("plain".to_owned(), Msat::new(face), Msat::new(1_000));
+    lease.refund_locking(ID, token, face, fee, to()).unwrap();
+    lease
+}
+
+#[test]
+fn a_refund_that_is_being_locked_is_still_owed() {
+    let before = owing(false);
+    let owed = before.refunds[0].owed;
+    let lease = locking(false, 5_000);
+    assert_eq!(lease.money, before.money);
+    assert!(lease.balances(at(60)));
+    assert_eq!(lease.refunds[0].still_owed(), owed);
+    assert_eq!(lease.refund_to_make(), lease.refunds.first());
+    assert_eq!(lease.refunds[0].token(), Some("plain"), "no stray");
+    assert_eq!(lease.refunds[0].is_out(), None);
+    // What the wallet gave away for it, it does not have to hold any more.
+    let cover = |lease: &Lease| {
+        let dues = lease.dues(at(60)).unwrap();
+        dues.iter().map(|(_, dues)| dues.owed.get()).sum::<u64>()
+    };
+    assert_eq!(cover(&before) - cover(&lease), 6_000);
+    // Nothing else is done with it.
+    let mut same = lease.clone();
+    let face = Msat::new(1);
+    assert_eq!(
+        same.refund_made(ID, String::new(), face, face, at(60)),
+        None
+    );
+    assert_eq!(same.refund_claimed(ID, at(60)), None);
+    assert_eq!(same.refund_credited(ID), None);
+    assert_eq!(same.refund_split(ID, face), None);
+    assert_eq!(same.refund_take_back(ID, 0, at(9_999)), None);
+    assert_eq!(
+        same.refund_locking(ID, String::new(), face, face, to()),
+        None
+    );
+    assert_eq!(same, lease);
+}
+
+#[test]
+fn locking_costs_its_owner_where_it_was_its_choice_and_us_where_we_failed() {
+    let mut theirs = locking(false, 6_000);
+    let owed = theirs.refunds[0].owed.get();
+    let before = theirs.money;
+    theirs
+        .refund_locked(ID, "t".to_owned(), Msat::new(5_000), at(60))
+        .unwrap();
+    assert_eq!(theirs.money.refund_fees, Msat::new(2_000));
+    assert_eq!(theirs.money.absorbed, before.absorbed);
+    assert_eq!(
+        theirs.money.credit.get(),
+        before.credit.get() + owed - 7_000
+    );
+    assert!(theirs.balances(at(60)));
+
+    let mut ours = locking(true, owed + 1_000);
+    let before = ours.money;
+    ours.refund_locked(ID, "t".to_owned(), Msat::new(owed), at(60))
+        .unwrap();
+    assert_eq!(ours.money.refunded.get(), owed, "all of it");
+    assert_eq!(ours.money.absorbed.get(), before.absorbed.get() + 2_000);
+    assert!(ours.balances(at(60)));
+    let more = Msat::new(owed + 2_000);
+    let again = locking(true, owed + 1_000).refund_locked(ID, String::new(), more, at(60));
+    assert_eq!(again, None, "more than the plain token");
+}
+
+#[test]
+fn a_locked_refund_is_taken_back_after_its_locktime_with_the_key_of_its_lock() {
+    let mut lease = locking(false, 6_000);
+    lease
+        .refund_locked(ID, "t".to_owned(), Msat::new(5_000), at(60))
+        .unwrap();
+    let opens = 50 + KEEP + 1;
+    assert_eq!(lease.refund_take_back(ID, 0, at(opens - 1)), None);
+    assert_eq!(lease.refunds[0].kept_until(9_999), Some(at(60 + 9_999)));
+    let before = lease.clone();
+    lease.refund_take_back(ID, 0, at(opens)).unwrap();
+    let RefundState::TakingBack { lock, .. } = state(&lease) else {
+        panic!("{lease:?}")
+    };
+    assert_eq!(lock.as_ref(), Some(&to()));
+    lease.refund_left(ID).unwrap();
+    assert_eq!(lease, before, "and keeps its lock");
+}
+
+#[test]
+fn what_cannot_be_locked_is_given_as_it_is() {
+    let mut lease = locking(false, 6_000);
+    lease.refund_not_locked(ID, at(60)).unwrap();
+    assert_eq!(lease.refunds[0].token(), Some("plain"));
+    assert_eq!(lease.money.refunded, Msat::new(6_000));
+    assert!(lease.balances(at(60)));
+    assert_eq!(lease.refunds[0].kept_until(KEEP), Some(at(60 + KEEP)));
+    assert_eq!(lease.refund_not_locked(ID, at(61)), None);
 }
