@@ -51,6 +51,10 @@ pub struct WorkloadSpec {
     /// When the lease ends, as known at creation: a label, so that the lease
     /// table can be rebuilt. The backend does not act on it.
     pub expires_at: Timestamp,
+    /// What else the lease table can be rebuilt from: a label. The backend carries
+    /// it and does not read it. At most a few KiB, no secrets.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Where a root file system comes from.
@@ -116,10 +120,14 @@ pub struct Labels {
     pub lease: LeaseId,
     /// Who pays.
     pub owner: PublicKey,
-    /// End of the lease as known at creation.
+    /// End of the lease, as known at creation, or as noted since by
+    /// [`Backend::note_end`].
     pub expires_at: Timestamp,
     /// Version of this set of labels, now 1.
     pub schema: u32,
+    /// The spec's note; empty on workloads of an older version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Version of [`Labels`] written today.
@@ -274,6 +282,15 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Any class.
     async fn destroy(&self, handle: &Handle) -> Result<(), BackendError>;
+
+    /// Writes another end of the lease on a workload, where its labels can be
+    /// changed; where they cannot, this does nothing. Absent is success.
+    ///
+    /// # Errors
+    /// Any class; the next look notes it.
+    async fn note_end(&self, _handle: &Handle, _end: Timestamp) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Gives back what no workload needs any more, such as images, and puts
     /// right on the host what others may have changed, such as the rules that

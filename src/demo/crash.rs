@@ -23,6 +23,7 @@ use crate::compute::{
 use crate::core::ids::{Name, PaymentId};
 use crate::core::money::Msat;
 use crate::core::payment::lock::LockKey;
+use crate::core::time::Timestamp;
 use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
@@ -262,6 +263,11 @@ impl Backend for Mortal<dyn Backend> {
 
     async fn destroy(&self, handle: &Handle) -> Result<(), BackendError> {
         self.call("destroy", self.inner.destroy(handle)).await
+    }
+
+    async fn note_end(&self, handle: &Handle, end: Timestamp) -> Result<(), BackendError> {
+        self.call("note_end", self.inner.note_end(handle, end))
+            .await
     }
 
     async fn tidy(&self) -> Result<(), BackendError> {

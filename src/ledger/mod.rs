@@ -20,7 +20,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use redb::Database;
 
@@ -123,10 +123,35 @@ impl From<crate::core::payment::Forbidden> for LedgerError {
 #[derive(Clone)]
 pub struct Ledger {
     writer: Arc<Writer>,
-    _lock: Arc<File>,
+    lock: Arc<File>,
+}
+
+/// A ledger that this does not keep open.
+#[derive(Clone)]
+pub struct WeakLedger {
+    writer: Weak<Writer>,
+    lock: Weak<File>,
+}
+
+impl WeakLedger {
+    /// The ledger, while somebody has it open.
+    pub fn upgrade(&self) -> Option<Ledger> {
+        Some(Ledger {
+            writer: self.writer.upgrade()?,
+            lock: self.lock.upgrade()?,
+        })
+    }
 }
 
 impl Ledger {
+    /// The same, for those who must not keep it open.
+    pub fn downgrade(&self) -> WeakLedger {
+        WeakLedger {
+            writer: Arc::downgrade(&self.writer),
+            lock: Arc::downgrade(&self.lock),
+        }
+    }
+
     /// Opens the ledger in `dir`, makes it where there is none, brings an older
     /// one up to date. The file is readable by its owner alone: it holds tokens.
     ///
@@ -154,11 +179,17 @@ impl Ledger {
         let db = Database::builder()
             .set_cache_size(CACHE)
             .create_file(file)
-            .map_err(|error| LedgerError::Io(error.to_string()))?;
+            .map_err(|error| {
+                let path = dir.join(FILE);
+                LedgerError::Io(format!(
+                    "{} cannot be opened ({error}); nothing was changed. Put back a copy, or move it aside: leases are then rebuilt from their workloads",
+                    path.display()
+                ))
+            })?;
         migrate::up_to_date(&db)?;
         Ok(Self {
             writer: Arc::new(Writer::new(db)?),
-            _lock: Arc::new(lock),
+            lock: Arc::new(lock),
         })
     }
 

@@ -126,6 +126,10 @@ pub struct PurseView {
     pub withdrawn_msat: Msat,
     /// What mints kept: of payments, for making refunds and for taking them back.
     pub mint_fees_msat: Msat,
+    /// What of the balance no row of the ledger explains. It is not counted as
+    /// earned, and stays.
+    #[serde(default)]
+    pub unexplained_msat: Msat,
     /// What the balance lacks of the float; zero: solvent.
     pub short_msat: Msat,
     /// Since when it lacks it.

@@ -2,7 +2,7 @@
 //! closed in the reverse.
 //!
 //! ```text
-//! ledger -> wallet (recover) -> gateway -> strays -> leases -> relays -> outbox -> inbox -> offer
+//! ledger -> wallet (recover) -> gateway -> strays -> lost leases -> leases -> relays -> outbox -> inbox -> offer
 //! ```
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::clock::{Clock, SystemClock};
 use super::ctx::{Ctx, Parts};
 use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
+use super::lost;
 use super::offer;
 use super::paygress;
 use super::rates;
@@ -145,6 +146,7 @@ impl Provider {
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         ctx.admission.set_owners(&ctx.ledger().held());
         strays::at_start(&ctx).await;
+        lost::at_start(&ctx).await;
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
@@ -285,11 +287,11 @@ pub async fn open_wallet(
 /// Brings what an earlier run began at mints to its end, before any request is
 /// taken; a mint that is down is tried again by the upkeep.
 pub(crate) async fn recover(ledger: &Ledger, wallet: &dyn Wallet) {
-    let books = ledger.clone();
+    let books = ledger.downgrade();
     wallet.set_out_tokens(Arc::new(move || {
-        strays::known(&books)
-            .map(|tokens| tokens.into_iter().collect())
-            .map_err(|error| error.to_string())
+        let books = books.upgrade().ok_or("the ledger is closed")?;
+        let tokens = strays::known(&books).map_err(|error| error.to_string())?;
+        Ok(tokens.into_iter().collect())
     }));
     match tokio::time::timeout(RECOVER, wallet.recover()).await {
         Ok(Ok(found)) if found.recovered + found.compensated + found.unfinished > 0 => {

@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod doors;
 mod handlers;
 mod lanes;
+pub mod lost;
 pub mod offer;
 pub mod paygress;
 pub mod queries;

@@ -128,17 +128,24 @@ pub async fn money(ctx: &Ctx) -> Result<MoneyView, String> {
 async fn purses(ctx: &Ctx, leases: &[Lease]) -> Result<Vec<PurseView>, String> {
     let mut books = solvency::books(leases, ctx.now()).map_err(|error| error.to_string())?;
     let held = solvency::balances(ctx).await?;
+    let unexplained = solvency::unexplained(ctx).await?;
     for purse in held.keys() {
         books.entry(purse.clone()).or_default();
     }
     let view = |(purse, dues): (Purse, Dues)| {
         let balance = held.get(&purse).copied().unwrap_or_default();
-        purse_view(ctx, purse, &dues, balance).ok_or("a sum does not fit".to_owned())
+        let unexplained = unexplained.get(&purse).copied().unwrap_or_default();
+        purse_view(ctx, purse, &dues, (balance, unexplained)).ok_or("a sum does not fit".to_owned())
     };
     books.into_iter().map(view).collect()
 }
 
-fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, balance: Msat) -> Option<PurseView> {
+fn purse_view(
+    ctx: &Ctx,
+    purse: Purse,
+    dues: &Dues,
+    (balance, unexplained): (Msat, Msat),
+) -> Option<PurseView> {
     let float = dues.float()?;
     let served = i64::try_from(dues.served.get()).ok()?;
     let absorbed = i64::try_from(dues.absorbed.get()).ok()?;
@@ -157,6 +164,7 @@ fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, balance: Msat) -> Option<Pur
         earned_msat: served.checked_sub(absorbed)?,
         withdrawn_msat: Msat::ZERO,
         mint_fees_msat: dues.fees,
+        unexplained_msat: unexplained,
         short_msat: short,
         short_since: since.filter(|_| !short.is_zero()),
     })

@@ -9,8 +9,12 @@ use super::ctx::Ctx;
 use super::handlers::unit_name;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
+use crate::core::payment::Payment;
 use crate::core::time::Timestamp;
-use crate::ledger::{LEASES, LedgerError};
+use crate::ledger::{ENDED, LEASES, LedgerError, PAYMENTS};
+
+/// How often the two are compared until no refund is made meanwhile.
+const TRIES: u32 = 3;
 
 /// Purses that hold too little, and since when.
 #[derive(Debug, Default)]
@@ -101,6 +105,71 @@ pub(super) async fn balances(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String>
     Ok(named
         .map(|((mint, unit), msat)| ((mint.0, unit_name(&unit)), msat))
         .collect())
+}
+
+/// What the wallet holds and no row of the ledger explains, by purse: more than
+/// the books of all leases have there. Money of a payment that is under way may
+/// have come already, and is left out; and nothing can be said while refunds are
+/// being made. It reads all leases.
+///
+/// # Errors
+/// A sentence: the ledger, the wallet, or a sum that does not fit.
+pub async fn unexplained(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    for _ in 0..TRIES {
+        let before = ctx.sends.now();
+        let found = compare(ctx).await?;
+        // What is being sent is owed in the books no longer, or not yet.
+        if before.0.is_empty() && ctx.sends.now() == before {
+            return Ok(found);
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+async fn compare(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    // The wallet first: what comes meanwhile is in the books alone.
+    let held = balances(ctx).await?;
+    let read = ctx.ledger().read(|reader| {
+        let mut sums = Sums::default();
+        let mut coming: BTreeMap<Purse, Msat> = BTreeMap::new();
+        for (_, lease) in reader.all(&LEASES)?.into_iter().chain(reader.all(&ENDED)?) {
+            sums.add(&lease, ctx.now())?;
+            for id in &lease.payments {
+                let payment = reader.get(&PAYMENTS, &id.to_hex())?;
+                if let Some(payment) = payment.filter(Payment::is_open) {
+                    let sum = coming.entry((payment.mint, payment.unit)).or_default();
+                    *sum = sum.checked_add(payment.face).ok_or_else(too_large)?;
+                }
+            }
+        }
+        Ok((sums.0, coming))
+    });
+    let (books, coming) = read.map_err(|error| error.to_string())?;
+    let mut found = BTreeMap::new();
+    for (purse, held) in held {
+        let dues = books.get(&purse).copied().unwrap_or_default();
+        let coming = coming.get(&purse).copied().unwrap_or_default();
+        let known = Msat::checked_sum([dues.known().ok_or("a sum does not fit")?, coming]);
+        let rest = held.saturating_sub(known.ok_or("a sum does not fit")?);
+        if !rest.is_zero() {
+            found.insert(purse, rest);
+        }
+    }
+    Ok(found)
+}
+
+/// What must stay in the wallet, by purse: what may have to go back, and what no
+/// row explains. What takes money out leaves at least this much.
+///
+/// # Errors
+/// As [`unexplained`].
+pub async fn must_stay(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    let mut all = floats(ctx).map_err(|error| error.to_string())?;
+    for (purse, rest) in unexplained(ctx).await? {
+        let sum = all.entry(purse).or_default();
+        *sum = sum.checked_add(rest).ok_or("a sum does not fit")?;
+    }
+    Ok(all)
 }
 
 /// What may have to go back, by purse: of leases that are not over by their rows,

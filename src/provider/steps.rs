@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::answers;
 use super::ctx::Ctx;
+use super::lost;
 use crate::compute::{BackendError, Handle, Observed, WorkloadSpec};
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Event, Lease, Phase, Step};
@@ -198,6 +199,7 @@ fn workload(ctx: &Ctx, id: &LeaseId) -> Result<(WorkloadSpec, Option<Handle>), L
 async fn provision(ctx: &Arc<Ctx>, lease: &Lease, bell: &Notify) -> Result<Taken, LedgerError> {
     let (mut spec, _) = workload(ctx, &lease.id)?;
     spec.expires_at = ctx.now().plus_secs(lease.waiting_seconds);
+    spec.note = lost::note(ctx, lease)?;
     let Phase::Provisioning { deadline } = lease.phase else {
         return Ok(Taken::TryLater);
     };
@@ -344,6 +346,12 @@ async fn look(ctx: &Arc<Ctx>, lease: &Lease) -> Result<Taken, LedgerError> {
         return tell(ctx, &lease.id, Event::Gone).await;
     };
     let backend = &ctx.parts.backend;
+    if let Some(end) = lease.expires_at {
+        // After a top-up, and where it took long to come up. An error is logged,
+        // and the next look notes it.
+        let noted = backend.note_end(&handle, end);
+        drop(call(&lease.id, "note the end", CALL, noted).await);
+    }
     let event = match call(&lease.id, "look", CALL, backend.observe(&handle)).await {
         Err(_) => Event::Looked(lease.why.clone()),
         Ok(Observed::Running { .. }) => Event::Looked("its time runs".to_owned()),

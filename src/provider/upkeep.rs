@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::admission;
 use super::ctx::Ctx;
+use super::lost;
 use super::paygress;
 use super::solvency;
 use super::strays;
@@ -200,12 +201,13 @@ impl Gone {
 }
 
 /// Destroys workloads of ours whose lease is over. One whose lease is not known
-/// at all is left alone and named: its ledger may be lost.
-async fn orphans(ctx: &Ctx) {
+/// at all becomes a lease again, or is left alone and named where its labels do
+/// not say enough: its ledger may be lost.
+async fn orphans(ctx: &Arc<Ctx>) {
     let listed = tokio::time::timeout(CALL, ctx.parts.backend.list_owned()).await;
     let Ok(Ok(owned)) = listed else { return };
     for workload in owned {
-        let id = workload.labels.lease;
+        let id = workload.labels.lease.clone();
         let known = ctx.ledger().read(|reader| {
             let open = reader.get(&LEASES, id.as_str())?.is_some();
             Ok((open, reader.get(&ENDED, id.as_str())?.is_some()))
@@ -218,6 +220,9 @@ async fn orphans(ctx: &Ctx) {
                 drop(tokio::time::timeout(CALL, gone).await);
             }
             Ok((false, false)) => {
+                if matches!(lost::rebuild(ctx, &workload).await, Ok(true)) {
+                    continue;
+                }
                 tracing::warn!(lease = %id, owner = %workload.labels.owner, "a workload without a lease in this ledger");
             }
         }

@@ -95,6 +95,7 @@ impl Fixture for SandboxFixture {
                 command: Vec::new(),
                 env: Vec::new(),
                 expires_at: Timestamp::from_secs(1_900_000_000),
+                note: String::new(),
             };
             let key = LeaseId::from_random(rand::random());
             other.create(&key, &spec).await.map_err(broken)?;

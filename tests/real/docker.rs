@@ -74,6 +74,7 @@ fn spec(image: Image) -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: Timestamp::from_secs(1_900_000_000),
+        note: String::new(),
     }
 }
 

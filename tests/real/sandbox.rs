@@ -112,6 +112,7 @@ pub(super) fn spec() -> WorkloadSpec {
         command: Vec::new(),
         env: vec![("COLOUR".to_owned(), "blue".to_owned())],
         expires_at: Timestamp::from_secs(2_000_000_000),
+        note: String::new(),
     }
 }
 

@@ -23,6 +23,7 @@ use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
+use satlet::provider::lost;
 use satlet::provider::paygress::ports;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
@@ -244,6 +245,7 @@ impl Shop {
             ports: Some(Arc::new(self.ports.clone())),
         });
         strays::at_start(&ctx).await;
+        lost::at_start(&ctx).await;
         ports::sync(&ctx).await.unwrap();
         let sweep = tokio::spawn(sweep(Arc::clone(&ctx)));
         let dispatcher = Dispatcher::new(Arc::clone(&ctx));

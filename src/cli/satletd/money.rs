@@ -86,6 +86,11 @@ fn rows(purse: &PurseView) -> Vec<Vec<String>> {
             signed(purse.earned_msat),
             "time served, less the fees that you bore",
         ),
+        sum(
+            "unexplained",
+            purse.unexplained_msat,
+            "what no row of the ledger explains; it stays",
+        ),
         sum("withdrawn", purse.withdrawn_msat, "what was taken out"),
         sum("mint fees", purse.mint_fees_msat, "what the mint kept"),
     ]

@@ -181,6 +181,7 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
         mint_fees_msat: Msat::new(3_000),
         short_msat: Msat::ZERO,
         short_since: None,
+        unexplained_msat: Msat::new(9_000),
     };
     let shown = |purse: PurseView| {
         let money = MoneyView {
@@ -200,6 +201,7 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
     assert!(line(&lines, "float needed").contains("41.5 sat"));
     assert!(line(&lines, "earned").contains("-1.5 sat"));
     assert!(line(&lines, "solvent").ends_with("yes"));
+    assert!(line(&lines, "unexplained").contains("9 sat"));
     let short = PurseView {
         balance_msat: Msat::new(40_000),
         short_msat: Msat::new(1_500),

@@ -259,6 +259,7 @@ pub async fn list_carries_labels(fixture: &dyn Fixture) -> Outcome {
         owner: spec.owner,
         expires_at: spec.expires_at,
         schema: LABEL_SCHEMA,
+        note: spec.note.clone(),
     };
     for stopped in [false, true] {
         if stopped {

@@ -93,6 +93,7 @@ pub(super) fn plain(fixture: &dyn Fixture) -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: Timestamp::from_secs(1_900_000_000),
+        note: r#"{"a note": "é"}"#.to_owned(),
     }
 }
 

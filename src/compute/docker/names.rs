@@ -12,6 +12,7 @@ pub(super) const LEASE: &str = "satlet.lease";
 const OWNER: &str = "satlet.owner";
 const EXPIRES: &str = "satlet.expires-at";
 const SCHEMA: &str = "satlet.schema";
+const NOTE: &str = "satlet.note";
 /// What the image was asked for as; the container's `Image` says what it was.
 pub(super) const IMAGE: &str = "satlet.image";
 
@@ -76,6 +77,7 @@ impl Instance {
             (OWNER, spec.owner.to_string()),
             (EXPIRES, spec.expires_at.as_secs().to_string()),
             (SCHEMA, LABEL_SCHEMA.to_string()),
+            (NOTE, spec.note.clone()),
         ];
         pairs
             .into_iter()
@@ -91,6 +93,7 @@ impl Instance {
             owner: labels.get(OWNER)?.parse().ok()?,
             expires_at: Timestamp::from_secs(labels.get(EXPIRES)?.parse().ok()?),
             schema: labels.get(SCHEMA)?.parse().ok()?,
+            note: labels.get(NOTE).cloned().unwrap_or_default(),
         })
     }
 }

@@ -38,6 +38,7 @@ fn spec(command: &[&str]) -> WorkloadSpec {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         env: vec![("A".to_owned(), "b=c".to_owned())],
         expires_at: Timestamp::from_secs(1_900_000_000),
+        note: r#"{"a note": "é"}"#.to_owned(),
     }
 }
 
@@ -74,6 +75,7 @@ fn a_container_is_what_was_sold() {
     let labels = instance().read(&body.labels.unwrap()).unwrap();
     assert_eq!(labels.lease, key());
     assert_eq!(labels.expires_at, Timestamp::from_secs(1_900_000_000));
+    assert_eq!(labels.note, spec(&[]).note);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::compute::{
 };
 use crate::core::capacity::Resources;
 use crate::core::ids::Name;
+use crate::core::time::Timestamp;
 
 /// Version of handles written today, `{"id": 1}`. Version 1 was `{"serial": "1"}`.
 pub const HANDLE_VERSION: u32 = 2;
@@ -281,6 +282,15 @@ impl Backend for FakeBackend {
             Err(_) if self.engine.lock().has(Defect::EmptyWhenDown) => Ok(Vec::new()),
             owned => owned,
         }
+    }
+
+    async fn note_end(&self, handle: &Handle, end: Timestamp) -> Result<(), BackendError> {
+        let mut inner = self.engine.lock();
+        let serial = self.serial(&inner, handle)?;
+        if let Some(workload) = serial.and_then(|serial| inner.workloads.get_mut(&serial)) {
+            workload.labels.expires_at = end;
+        }
+        Ok(())
     }
 
     async fn start(&self, handle: &Handle) -> Result<(), BackendError> {

@@ -249,6 +249,7 @@ impl FakeEngine {
             command: Vec::new(),
             env: Vec::new(),
             expires_at: self.now(),
+            note: String::new(),
         };
         let mut inner = self.lock();
         let serial = inner.next_serial();
@@ -274,6 +275,7 @@ impl FakeEngine {
                 owner: spec.owner,
                 expires_at: spec.expires_at,
                 schema: LABEL_SCHEMA,
+                note: spec.note.clone(),
             },
             address: format!("10.99.{}.{}", (serial / 250) % 250, serial % 250 + 2),
             state: State::Stopped { exit_code: None },

@@ -111,6 +111,11 @@ impl Backend for Sandbox {
             .collect())
     }
 
+    async fn note_end(&self, handle: &Handle, end: Timestamp) -> Result<(), BackendError> {
+        let key = self.key(handle)?;
+        self.books(|store| store.note_end(key, end))
+    }
+
     async fn start(&self, handle: &Handle) -> Result<(), BackendError> {
         let key = self.key(handle)?;
         match self.running(key)? {

@@ -304,6 +304,7 @@ impl Sandbox {
                     owner: spec.owner,
                     expires_at: spec.expires_at,
                     schema: LABEL_SCHEMA,
+                    note: spec.note.clone(),
                 },
                 spec: spec.clone(),
                 slot,

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use super::image::RunConfig;
 use super::wire::RunNote;
 use crate::compute::{Labels, WorkloadKey, WorkloadSpec};
+use crate::core::time::Timestamp;
 
 /// The two log files.
 pub(super) const LOGS: [&str; 2] = ["log.0", "log.1"];
@@ -171,6 +172,17 @@ impl Store {
         let meta = make(self.take_slot(key)?);
         write_json(&self.dir(key).join(META), &meta)?;
         Ok((meta, true))
+    }
+
+    /// Notes another end of a lease that is there.
+    pub(super) fn note_end(&self, key: &WorkloadKey, end: Timestamp) -> io::Result<()> {
+        match self.meta(key)? {
+            Some(mut meta) if meta.labels.expires_at != end => {
+                meta.labels.expires_at = end;
+                write_json(&self.dir(key).join(META), &meta)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// A free slot, or the one that an unfinished make of this lease took.

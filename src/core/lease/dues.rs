@@ -43,6 +43,13 @@ impl Dues {
         })
     }
 
+    /// What the wallet has of these leases by their books: what may have to go back,
+    /// and what was served, less what we bore. `None` on overflow.
+    pub fn known(&self) -> Option<Msat> {
+        let all = Msat::checked_sum([self.float()?, self.served])?;
+        Some(all.saturating_sub(self.absorbed))
+    }
+
     /// What may have to go back, so that the wallet has to hold it: refunds that
     /// are owed, credit, and time that is not served. `None` on overflow.
     pub fn float(&self) -> Option<Msat> {

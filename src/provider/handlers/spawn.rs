@@ -240,6 +240,8 @@ fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
         command: accepted.command.clone(),
         env: accepted.env.clone(),
         expires_at: lease.created_at,
+        // What was paid is not known yet.
+        note: String::new(),
     }
 }
 

@@ -34,6 +34,7 @@ fn spec() -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: Timestamp::from_secs(1),
+        note: String::new(),
     }
 }
 

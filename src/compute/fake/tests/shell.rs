@@ -25,6 +25,7 @@ async fn run(lines: &[&str], tty: Option<TtySize>, input: &[u8]) -> Ran {
         command: Vec::new(),
         env: vec![("NAME".to_owned(), "world".to_owned())],
         expires_at: Timestamp::from_secs(1),
+        note: String::new(),
     };
     let key = LeaseId::from_random([3; 12]);
     let handle = backend.create(&key, &spec).await?;
