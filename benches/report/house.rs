@@ -20,7 +20,7 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
     RequestPolicy, Settings, Timing,
 };
 use satlet::relay::convert::now;
@@ -100,6 +100,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         timing: Timing::default(),
         sell_unenforced: true,
         refunds: RefundPolicy::default(),
+        pool: POOL,
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,
@@ -133,6 +134,7 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         purse: None,
         payments: Vec::new(),
         refunds: Vec::new(),
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: at,

@@ -181,6 +181,7 @@ impl Shop {
         let ask = Ask::Spawn(Spawn {
             wanted,
             token,
+            gift: false,
             quote_id: None,
         });
         let message = Incoming {

@@ -25,8 +25,8 @@ use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::paygress::ports;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
-    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy, RequestPolicy,
-    Settings, Template, Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
+    RequestPolicy, Settings, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -182,6 +182,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         paygress: None,
         backend: BackendSetting::Fake,
         refunds: RefundPolicy::default(),
+        pool: POOL,
         creates: 64,
     }
 }
@@ -505,6 +506,7 @@ pub fn spawn(token: String) -> Ask {
     Ask::Spawn(Spawn {
         wanted,
         token,
+        gift: false,
         quote_id: None,
     })
 }

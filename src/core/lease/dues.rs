@@ -18,9 +18,10 @@ pub struct Dues {
     pub out: Msat,
     /// The owners' credit.
     pub credit: Msat,
-    /// Price of the time that is paid and not served.
+    /// Price of the time that is paid and not served. What is left of a gift is
+    /// owed to nobody, and not in it.
     pub unserved: Msat,
-    /// Price of the time that was served.
+    /// Price of the time that was served for money: a gift was earned before.
     pub served: Msat,
     /// What we bore of all fees.
     pub absorbed: Msat,
@@ -66,10 +67,11 @@ impl Lease {
         if let Some(purse) = &self.purse {
             let rate = Msat::new(self.tier.rate_msat_per_s);
             let b = &self.money;
+            let unserved = rate.checked_mul(self.unserved_seconds(now))?;
             let dues = Dues {
                 credit: b.credit,
-                unserved: rate.checked_mul(self.unserved_seconds(now))?,
-                served: self.served(now)?,
+                unserved: unserved.saturating_sub(self.gift_left(now)?),
+                served: self.served(now)?.checked_sub(self.gift_served(now)?)?,
                 absorbed: b.absorbed,
                 fees: b.mint_fees.checked_add(b.refund_fees)?,
                 ..Dues::default()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, link};
+use super::{Handled, claim_proofs, commit, gift, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase};
@@ -22,6 +22,7 @@ use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
 use crate::protocol::request::Spawn;
 use crate::provider::ctx::Ctx;
+use crate::provider::pool;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate::{self, Accepted, Price};
 use crate::wallet::{TokenInfo, WalletError};
@@ -33,13 +34,33 @@ pub(super) async fn handle(
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
-    let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
+    must_pay_or_ask(ask)?;
+    let mut wanted = ask.wanted.clone();
+    if ask.gift && wanted.tier.is_none() {
+        wanted.tier = pool::tier(&ctx.tiers()).map(|tier| tier.id.clone());
+    }
+    let mut accepted = validate::wanted(ctx, &wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
+    }
+    if ask.gift {
+        return gift::handle(ctx, owner, id, accepted).await;
     }
     let priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
+}
+
+/// A token or the wish for a gift, and not both.
+fn must_pay_or_ask(ask: &Spawn) -> Result<(), Refusal> {
+    if ask.gift == ask.token.is_empty() {
+        return Ok(());
+    }
+    Err(WireError::new(
+        Code::InvalidRequest,
+        "a spawn has either a token or `gift`",
+        "pay with a token, or ask for a gift without one",
+    ))
 }
 
 /// Which spending conditions a token may have.
@@ -193,7 +214,12 @@ pub(super) fn payment(
     }
 }
 
-fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepted) -> Lease {
+pub(super) fn new_lease(
+    now: Timestamp,
+    owner: PublicKey,
+    id: RequestId,
+    accepted: &Accepted,
+) -> Lease {
     Lease {
         id: LeaseId::from_random(rand::rng().random()),
         owner,
@@ -214,6 +240,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
         purse: None,
         payments: Vec::new(),
         refunds: Vec::new(),
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: now,
@@ -222,7 +249,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
 
 /// What the backend is asked for. Limits that it cannot hold are left out: they
 /// were sold as not enforced, or not at all.
-fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
+pub(super) fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
     let holds = ctx.parts.backend.capabilities().enforces;
     WorkloadSpec {
         owner: lease.owner,
