@@ -244,6 +244,7 @@ fn spawn(token: String) -> Ask {
             ..Wanted::default()
         },
         token,
+        gift: false,
         quote_id: None,
         refund_key: None,
     })

@@ -20,7 +20,7 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
     RequestPolicy, Settings, Timing,
 };
 use satlet::relay::convert::now;
@@ -100,6 +100,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         timing: Timing::default(),
         sell_unenforced: true,
         refunds: RefundPolicy::default(),
+        pool: POOL,
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,
@@ -131,9 +132,11 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         sold_seconds: 0,
         money: Books::default(),
         purse: None,
+        purses: satlet::core::lease::Purses::default(),
         payments: Vec::new(),
         refunds: Vec::new(),
         refund_key: None,
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: at,
@@ -160,6 +163,7 @@ fn spec(lease: &Lease) -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: lease.created_at,
+        note: String::new(),
     }
 }
 

@@ -181,6 +181,7 @@ impl Shop {
         let ask = Ask::Spawn(Spawn {
             wanted,
             token,
+            gift: false,
             quote_id: None,
             refund_key: None,
         });
@@ -243,6 +244,7 @@ fn spec() -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: now().plus_secs(3600),
+        note: String::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! files of mode 0600 that hold them ([`secrets`]).
 
 mod host;
+mod pool;
 mod reader;
 mod sale;
 pub mod secrets;
@@ -197,6 +198,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let paygress = host::paygress(top.section("paygress"));
     let requests = host::requests(top.section("requests"));
     let refunds = sale::refunds(top.section("refunds"));
+    let pool = pool::pool(top.section("pool"));
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
     let mut backend = top.section("backend");
@@ -229,6 +231,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             paygress: paygress?,
             requests: requests?,
             refunds: refunds?,
+            pool: pool?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,

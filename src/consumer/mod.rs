@@ -23,6 +23,7 @@ mod choice;
 pub mod client;
 pub mod error;
 pub mod files;
+mod gift;
 pub mod history;
 pub mod home;
 mod locked;

@@ -52,6 +52,8 @@ pub struct SpawnOptions {
     pub ssh_key: Option<PathBuf>,
     /// How much to pay.
     pub pay: Pay,
+    /// Pay nothing: ask for what the provider gives.
+    pub gift: bool,
     /// Return when a relay took the request; the answer is picked up later.
     pub detach: bool,
 }
@@ -105,6 +107,9 @@ impl Client {
         self.settle(progress).await?;
         let mut wanted = options.wanted;
         let ssh_key = self.key_for(&mut wanted, options.ssh_key)?;
+        if options.gift {
+            super::gift::choose(provider, &mut wanted)?;
+        }
         progress("asking for the price");
         let seconds = match options.pay {
             Pay::Seconds(seconds) => Some(seconds),
@@ -114,18 +119,23 @@ impl Client {
             .quote(provider, wanted.clone(), seconds, progress)
             .await?;
         fair(provider, &quote, seconds)?;
-        let paid = self
-            .pay_quote(&quote, &options.pay, confirm, progress)
-            .await?;
-        let token = paid.0.token.clone();
+        let paid = match options.gift {
+            true => None,
+            false => Some(
+                self.pay_quote(&quote, &options.pay, confirm, progress)
+                    .await?,
+            ),
+        };
+        let token = paid.as_ref().map(|paid| paid.0.token.clone());
         let ask = Ask::Spawn(Spawn {
             wanted,
-            token,
+            token: token.unwrap_or_default(),
+            gift: options.gift,
             quote_id: Some(quote.quote_id),
             refund_key: self.refund_key().await,
         });
         let lease = Peer::of(provider, quote.mints, quote.lock);
-        let written = self.write_down(lease, ask, Some(paid), ssh_key).await?;
+        let written = self.write_down(lease, ask, paid, ssh_key).await?;
         let (id, face) = (written.saved.request_id, face_of(&written.saved));
         progress("waiting for the workload");
         if options.detach {
@@ -341,8 +351,9 @@ impl Client {
         let kind = ask.name().to_owned();
         let id = RequestId::new(uuid::Uuid::new_v4());
         let expires_at = self.ends();
+        let begins = matches!(ask, Ask::Spawn(_) | Ask::Topup(_));
         let mut request = Request::new(id, ask);
-        request.expires_at = paid.is_some().then_some(expires_at);
+        request.expires_at = begins.then_some(expires_at);
         let made = body_of(&request).map(|body| SavedRequest {
             request_id: id,
             provider: peer.key,

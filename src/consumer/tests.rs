@@ -186,6 +186,7 @@ fn quote_for(seconds: Option<u64>) -> QuoteAnswer {
         min_msat: PRICE,
         max_msat: Msat::new(RATE * 3_600),
         seconds,
+        gift_seconds: None,
         mints: terms(),
         lock: None,
         gives: gives(),
@@ -226,6 +227,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
             images: vec!["host".to_owned()],
             mints: terms(),
             lock_key: None,
+            pool: None,
             relays: vec!["wss://provider.example".to_owned()],
             limits: Limits {
                 max_request_bytes: 1,
@@ -272,6 +274,7 @@ fn status() -> LeaseStatus {
         destroy_at: None,
         remaining_seconds: 60,
         credit_msat: Msat::ZERO,
+        gift_seconds: None,
         access: Some(Access {
             host: "127.0.0.1".to_owned(),
             port: 2222,

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod money;
 pub mod payment;
 pub mod policy;
+pub mod pool;
 pub mod pricing;
 pub mod receipt;
 pub mod text;

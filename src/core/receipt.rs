@@ -2,8 +2,8 @@
 //! back, in so many lines that anyone can add it up. Pure: [`Receipt::of`] takes
 //! it from the lease and its payments, [`Receipt::check`] needs neither.
 //!
-//! `paid + brought + absorbed = mint_fees + served + unserved + owed + refunded +
-//! refund_fees + credit + moved`, and each of them follows from what is listed.
+//! `paid + brought + absorbed + given = mint_fees + served + unserved + owed +
+//! refunded + refund_fees + credit + moved + returned`, and each of them follows from what is listed.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,10 @@ pub struct Receipt {
     /// The sum of those before.
     #[serde(default, skip_serializing_if = "EarlierPayments::is_none")]
     pub earlier_payments: EarlierPayments,
-    /// Seconds that were bought in all.
+    /// Seconds that the provider gave, in place of a first payment.
+    #[serde(default, skip_serializing_if = "no_seconds")]
+    pub gift_seconds: u64,
+    /// Seconds that were bought or given in all.
     pub sold_seconds: u64,
     /// Seconds that were served.
     pub served_seconds: u64,
@@ -197,7 +200,7 @@ impl EarlierRefunds {
     }
 }
 
-/// The sums: `paid + brought + absorbed` is all the others together.
+/// The sums: `paid + brought + absorbed + given` is all the others together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Face of all tokens that were taken.
@@ -224,6 +227,12 @@ pub struct Account {
     /// Credit that was added to another lease of the owner's.
     #[serde(default, skip_serializing_if = "nothing")]
     pub moved_msat: Msat,
+    /// Price of the time that the provider gave. It is served first.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub given_msat: Msat,
+    /// What of that was not served, and is the provider's again.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub returned_msat: Msat,
 }
 
 #[expect(
@@ -232,6 +241,14 @@ pub struct Account {
 )]
 fn nothing(amount: &Msat) -> bool {
     amount.is_zero()
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a reference to it"
+)]
+fn no_seconds(seconds: &u64) -> bool {
+    *seconds == 0
 }
 
 impl Receipt {
@@ -271,6 +288,7 @@ impl Receipt {
             why: brief(&lease.why),
             payments: payments.to_vec(),
             earlier_payments: EarlierPayments::of(earlier)?,
+            gift_seconds: lease.gift.map_or(0, |gift| gift.seconds),
             sold_seconds: lease.sold_seconds,
             served_seconds: books.served_msat.get().checked_div(rate)?,
             unserved_seconds: lease.unserved_seconds(now),
@@ -303,6 +321,8 @@ impl Account {
             refund_fees_msat: books.refund_fees,
             credit_msat: books.credit,
             moved_msat: books.moved,
+            given_msat: books.given,
+            returned_msat: books.returned,
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
     RequestPolicy, SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
@@ -241,6 +241,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
         refunds: RefundPolicy::default(),
+        pool: POOL,
         creates: CREATES,
     })
 }

@@ -26,6 +26,7 @@ use redb::Database;
 
 mod containers;
 mod migrate;
+mod pool;
 mod rows;
 mod table;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod views;
 mod writer;
 
 pub use containers::*;
+pub use pool::{KEYS, POOL, change_pool, pool_of, the_pool};
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
 pub use views::Held;

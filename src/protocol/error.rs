@@ -119,6 +119,8 @@ codes! {
     NoCapacity = "no_capacity",
     /// The tier's price follows a rate that is not known now.
     NoPrice = "no_price",
+    /// The pool gives this key nothing now.
+    NoGift = "no_gift",
     /// The quote is unknown or has expired.
     QuoteExpired = "quote_expired",
     /// The mint does not answer.

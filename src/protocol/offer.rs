@@ -81,6 +81,9 @@ pub struct Extension {
     /// it takes unlocked tokens only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock_key: Option<LockKey>,
+    /// The provider gives new keys a first lease; absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolTerms>,
     /// Relays where the provider reads requests (its kind 10050 says the same).
     pub relays: Vec<String>,
     /// Limits of requests.
@@ -90,6 +93,16 @@ pub struct Extension {
     pub not_enforced: Vec<String>,
     /// Whether workloads reach the outside.
     pub outgoing_network: bool,
+}
+
+/// What a provider gives to keys that are new to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolTerms {
+    /// The tier that is given.
+    pub tier: Name,
+    /// The longest time that is given, in seconds. A quote says what the asker
+    /// would get.
+    pub max_seconds: u64,
 }
 
 /// The SSH gateway.

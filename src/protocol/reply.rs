@@ -136,6 +136,9 @@ pub struct QuoteAnswer {
     pub max_msat: Msat,
     /// The wanted time in seconds.
     pub seconds: u64,
+    /// What a spawn with `gift` would be given now, in seconds; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gift_seconds: Option<u64>,
     /// Mints that are accepted.
     pub mints: Vec<MintTerms>,
     /// How the token may be locked; absent: the provider takes unlocked ones only.
@@ -221,6 +224,9 @@ pub struct LeaseStatus {
     pub remaining_seconds: u64,
     /// Money on the lease that is too little for a second.
     pub credit_msat: Msat,
+    /// Seconds that the provider's pool gave, for a lease that began with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gift_seconds: Option<u64>,
     /// Where to get in, while that is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,

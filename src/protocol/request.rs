@@ -75,7 +75,7 @@ impl Ask {
     /// The money that comes with it.
     pub fn token(&self) -> Option<&str> {
         match self {
-            Self::Spawn(ask) => Some(&ask.token),
+            Self::Spawn(ask) => Some(ask.token.as_str()).filter(|token| !token.is_empty()),
             Self::Topup(ask) => Some(&ask.token),
             _ => None,
         }
@@ -122,8 +122,13 @@ pub struct Spawn {
     /// What is wanted.
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The money: one Cashu token of one mint.
+    /// The money: one Cashu token of one mint. Empty, and absent on the wire, with
+    /// `gift`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
+    /// In place of money: the provider's pool is asked for a first lease.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gift: bool,
     /// A quote whose price is to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote_id: Option<RequestId>,
@@ -131,6 +136,11 @@ pub struct Spawn {
     /// now on; absent: as before, and at first not locked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_key: Option<LockKey>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Pays for more time.
@@ -189,6 +199,7 @@ impl fmt::Debug for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spawn")
             .field("wanted", &self.wanted)
+            .field("gift", &self.gift)
             .field("quote_id", &self.quote_id)
             .finish_non_exhaustive()
     }

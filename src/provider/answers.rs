@@ -4,6 +4,7 @@
 use super::ctx::Ctx;
 use super::handlers::{describe, refund};
 use super::paygress::{self, wait};
+use super::pool;
 use super::receipts;
 use super::refuse::{self, Refusal};
 use crate::core::ids::{EventId, PublicKey, RequestId};
@@ -337,7 +338,8 @@ pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerEr
 fn requests(lease: &Lease, payments: &[Payment]) -> Vec<(RequestId, PublicKey)> {
     let paid = payments.iter().map(|p| (p.request, p.owner));
     let stop = lease.stop_request.map(|request| (request, lease.owner));
-    paid.chain(stop).collect()
+    let given = lease.gift.map(|_| (lease.request, lease.owner));
+    paid.chain(stop).chain(given).collect()
 }
 
 /// Whether a request of this lease could be answered, if need be with less than
@@ -395,6 +397,12 @@ fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
         let late = news.late && at_end && ctx.now() >= row.received_at.plus(patience);
         let answer = (is_settled(lease) || late).then(|| Answer::Stop(stopped(lease, ctx.now())));
         return answer.map(|answer| Say::Last(Reply::result(row.id, answer)));
+    }
+    if let Some(told) = pool::told(ctx, lease, row.id, news.late) {
+        return Some(Say::Last(match told {
+            Ok(answer) => Reply::result(row.id, answer),
+            Err(refusal) => Reply::error(row.id, refusal),
+        }));
     }
     let mut payments = news.payments.iter();
     let payment = payments.find(|payment| payment.request == row.id)?;

@@ -137,6 +137,25 @@ pub struct PurseView {
     pub short_since: Option<Timestamp>,
 }
 
+/// The generosity pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Per cent of what is served for money that go into it; 0: it is off.
+    pub share_percent: u64,
+    /// What may be given.
+    pub balance_msat: Msat,
+    /// Price of the time that was served for money while it was on.
+    pub earned_msat: Msat,
+    /// What of that went into it.
+    pub credited_msat: Msat,
+    /// Price of the time that was promised.
+    pub given_msat: Msat,
+    /// Price of what of that was not served.
+    pub returned_msat: Msat,
+    /// What was given today and did not come back.
+    pub today_msat: Msat,
+}
+
 /// What the wallet holds, and what has come and gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoneyView {
@@ -144,10 +163,13 @@ pub struct MoneyView {
     pub purses: Vec<PurseView>,
     /// What was received, after mint fees.
     pub received_msat: Msat,
-    /// What was served of it.
+    /// What was served of it. Time that was given is not in it.
     pub served_msat: Msat,
     /// What was given back: face of refund tokens, but for those taken back.
     pub refunded_msat: Msat,
+    /// The generosity pool, where there is one or was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
 }
 
 /// Answers questions; the daemon does, from its ledger.

@@ -22,6 +22,7 @@ use crate::compute::{Handle, Image, Observed, Owned, WorkloadSpec};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase, Purses};
 use crate::core::money::Msat;
+use crate::core::payment::lock::LockKey;
 use crate::core::pricing::Tier;
 use crate::core::time::Timestamp;
 use crate::ledger::{
@@ -56,6 +57,8 @@ struct Note {
     seconds: u64,
     paid: Msat,
     mint_fees: Msat,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refund_key: Option<LockKey>,
 }
 
 /// What to write on the workload of `lease`, which is about to be made.
@@ -81,6 +84,7 @@ pub(super) fn note(ctx: &Ctx, lease: &Lease) -> Result<String, LedgerError> {
         seconds: lease.waiting_seconds,
         paid: lease.money.paid,
         mint_fees: lease.money.mint_fees,
+        refund_key: lease.refund_key.clone(),
     };
     serde_json::to_string(&note).map_err(|error| LedgerError::Rule(error.to_string()))
 }
@@ -202,11 +206,21 @@ fn lease(workload: &Owned, note: &Note, end: Timestamp, now: Timestamp) -> Optio
     let labels = &workload.labels;
     let left = end.secs_since(now);
     let price = Msat::new(note.tier.rate_msat_per_s).checked_mul(left)?;
-    let purse = (note.mint.clone(), note.unit.clone());
-    let purses = if price.is_zero() {
-        Purses::default()
-    } else {
-        Purses::at(purse.clone(), price)
+    // Of one that began as a gift it is not known whether it was ever paid for.
+    let purse = (!note.mint.is_empty()).then(|| (note.mint.clone(), note.unit.clone()));
+    let purses = match &purse {
+        Some(purse) if !price.is_zero() => Purses::at(purse.clone(), price),
+        _ => Purses::default(),
+    };
+    let money = match purse {
+        Some(_) => Books {
+            brought: price,
+            ..Books::default()
+        },
+        None => Books {
+            given: price,
+            ..Books::default()
+        },
     };
     let lease = Lease {
         id: labels.lease.clone(),
@@ -225,14 +239,13 @@ fn lease(workload: &Owned, note: &Note, end: Timestamp, now: Timestamp) -> Optio
         waiting_seconds: 0,
         waiting_fees: Msat::ZERO,
         sold_seconds: left,
-        money: Books {
-            brought: price,
-            ..Books::default()
-        },
-        purse: Some(purse),
+        money,
+        purse,
         purses,
         payments: Vec::new(),
         refunds: Vec::new(),
+        refund_key: note.refund_key.clone(),
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: now,

@@ -2,6 +2,7 @@
 
 use super::ctx::{Ctx, active, promised};
 use super::handlers::mint_terms;
+use super::pool;
 use super::settings::Settings;
 use crate::compute::{Capabilities, Enforced};
 use crate::core::capacity::Resources;
@@ -115,6 +116,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
         images: settings.images.allow.clone(),
         mints: facts.mints.clone(),
         lock_key: facts.lock_key.clone(),
+        pool: pool::terms(settings, tiers),
         relays: settings.relays.clone(),
         limits: Limits {
             max_request_bytes: MAX_REQUEST,

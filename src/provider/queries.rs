@@ -8,6 +8,7 @@ use super::control::{LeaseView, MoneyView, PurseView, Queries, RelayView, Reload
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
+use super::pool;
 use super::solvency;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
@@ -117,9 +118,10 @@ pub async fn money(ctx: &Ctx) -> Result<MoneyView, String> {
     };
     Ok(MoneyView {
         received_msat: sum(|l| l.money.paid.saturating_sub(l.money.mint_fees))?,
-        served_msat: sum(|l| l.money.served)?,
+        served_msat: sum(Lease::paid_served)?,
         refunded_msat: sum(|l| l.money.refunded)?,
         purses: purses(ctx, &leases).await?,
+        pool: pool::view(ctx).map_err(|error| error.to_string())?,
     })
 }
 

@@ -11,7 +11,9 @@ use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
 use crate::core::fiat::{Belief, Currency, HourPrice};
 use crate::core::ids::{Name, PublicKey};
+use crate::core::money::Msat;
 use crate::core::policy::images::{self, ReferenceError};
+use crate::core::pool;
 use crate::core::pricing::Tier;
 use crate::gateway::GatewayLimits;
 
@@ -46,6 +48,8 @@ pub struct Settings {
     pub requests: RequestPolicy,
     /// What becomes of refunds that nobody takes.
     pub refunds: RefundPolicy,
+    /// What is given away.
+    pub pool: pool::Terms,
     /// When things happen.
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
@@ -265,6 +269,21 @@ impl Default for RefundPolicy {
         }
     }
 }
+
+/// No pool; and what one would give where the operator says no more than a share.
+pub const POOL: pool::Terms = pool::Terms {
+    share_percent: 0,
+    // Enough to look at a box, and to install something.
+    max_seconds: 600,
+    per_key: Msat::new(20_000),
+    period: 30 * 24 * 3600,
+    // Ten new keys a day at that; a flood of keys gets no more.
+    per_day: Msat::new(400_000),
+    new_per_day: Msat::new(200_000),
+    known_per_day: Msat::new(200_000),
+    regular_per_day: Msat::new(200_000),
+    half_life: 30 * 24 * 3600,
+};
 
 /// When things happen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::answers;
 use super::ctx::Ctx;
 use super::lost;
+use super::pool;
 use crate::compute::{BackendError, Handle, Observed, WorkloadSpec};
 use crate::core::ids::LeaseId;
 use crate::core::lease::{Event, Lease, Phase, Step};
@@ -144,6 +145,7 @@ where
             };
             let mut lease = before.clone();
             edit(tx, &mut lease)?;
+            pool::settle(&shared, tx, &before, &lease, shared.now())?;
             tx.put(&LEASES, key.as_str(), &lease)?;
             let payments = payments_of(tx, &lease)?;
             let news = answers::News {

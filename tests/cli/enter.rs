@@ -50,6 +50,7 @@ impl Stage {
             destroy_at: None,
             remaining_seconds: 600,
             credit_msat: Msat::ZERO,
+            gift_seconds: None,
             access: Some(Access {
                 host: host.to_owned(),
                 port: self.bench.gateway.local_addr().port(),

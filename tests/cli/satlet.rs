@@ -326,7 +326,7 @@ fn a_receipt_is_checked_with_nothing_but_the_receipt() {
         ("signed by another key", "has signed it"),
         (
             "signed, and the credit",
-            "paid_msat + brought_msat + absorbed_msat: it says 15050",
+            "paid_msat + brought_msat + absorbed_msat + given_msat: it says 15050",
         ),
         ("signed, and more was served", "40 s were charged as served"),
         ("signed, and of another version", "version 2"),

@@ -138,6 +138,7 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     let spawn = Ask::Spawn(Spawn {
         wanted,
         token: first.clone(),
+        gift: false,
         quote_id: None,
         refund_key: None,
     });

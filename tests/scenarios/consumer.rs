@@ -189,6 +189,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
             images: vec!["host".to_owned()],
             mints: terms(mint),
             lock_key: None,
+            pool: None,
             relays: vec![relay.to_owned()],
             limits: Limits {
                 max_request_bytes: 32_768,
@@ -218,6 +219,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         min_msat: Msat::new(RATE * 60),
         max_msat: Msat::new(RATE * 3_600),
         seconds,
+        gift_seconds: None,
         mints: terms(mint),
         lock: None,
         gives: gives(),
@@ -241,6 +243,7 @@ fn leased() -> Outcome {
         destroy_at: None,
         remaining_seconds: 60,
         credit_msat: Msat::ZERO,
+        gift_seconds: None,
         access: Some(Access {
             host: "127.0.0.1".to_owned(),
             port: 2222,

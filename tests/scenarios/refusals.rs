@@ -24,6 +24,7 @@ fn wanting(token: String, change: impl FnOnce(&mut Wanted)) -> Ask {
     Ask::Spawn(Spawn {
         wanted,
         token,
+        gift: false,
         quote_id: None,
         refund_key: None,
     })
@@ -292,6 +293,7 @@ async fn a_quote_holds_its_price_and_then_expires() {
     shop.start().await;
     let cite = |token: String, id| match wanting(token, |_| {}) {
         Ask::Spawn(spawn) => Ask::Spawn(Spawn {
+            gift: false,
             quote_id: Some(id),
             ..spawn
         }),

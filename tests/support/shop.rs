@@ -27,8 +27,8 @@ use satlet::provider::lost;
 use satlet::provider::paygress::ports;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
-    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy, RequestPolicy,
-    Settings, Template, Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
+    RequestPolicy, Settings, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -184,6 +184,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         paygress: None,
         backend: BackendSetting::Fake,
         refunds: RefundPolicy::default(),
+        pool: POOL,
         creates: 64,
     }
 }
@@ -508,6 +509,7 @@ pub fn spawn(token: String) -> Ask {
     Ask::Spawn(Spawn {
         wanted,
         token,
+        gift: false,
         quote_id: None,
         refund_key: None,
     })

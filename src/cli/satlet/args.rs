@@ -219,6 +219,9 @@ pub struct SpawnArgs {
     /// How much.
     #[command(flatten)]
     pub pay: PayArgs,
+    /// Pay nothing: ask for the first lease that the provider gives
+    #[arg(long, conflicts_with_all = ["seconds", "amount", "token"])]
+    pub gift: bool,
     /// Rent also from a provider that speaks only paygress/1, which never refunds
     #[arg(long)]
     pub accept_no_refund: bool,

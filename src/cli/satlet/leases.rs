@@ -39,9 +39,10 @@ pub(super) async fn spawn(app: &App, args: SpawnArgs) -> Outcome {
         wanted,
         ssh_key,
         pay,
+        gift: args.gift,
         detach: args.detach,
     };
-    let spawned = if provider.dialect() == Some(paygress::DIALECT_NAME) {
+    let spawned = if provider.dialect() == Some(paygress::DIALECT_NAME) && !args.gift {
         let consent = consent(&client, yes, args.accept_no_refund);
         client.rent(&provider, options, &consent, &progress).await?
     } else {
@@ -69,9 +70,12 @@ fn leased_done(leased: &Leased) -> Outcome {
         );
     }
     let lease = &leased.lease.status.lease;
+    let paid = match leased.lease.status.gift_seconds {
+        Some(_) => "given".to_owned(),
+        None => format!("paid {}", leased.face),
+    };
     let text = format!(
-        "{lease}\npaid {}, {} left\nsatlet ssh {lease}",
-        leased.face,
+        "{lease}\n{paid}, {} left\nsatlet ssh {lease}",
         duration(left(&leased.lease)),
     );
     Ok(Done::new(json, text))

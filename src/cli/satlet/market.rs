@@ -230,6 +230,9 @@ fn quote_text(quote: &QuoteAnswer) -> String {
         format!("{} for {}", quote.price_msat, duration(quote.seconds)),
     );
     line("rate", per_hour(quote.rate_msat_per_s));
+    if let Some(seconds) = quote.gift_seconds {
+        line("gift", format!("{} for nothing: --gift", duration(seconds)));
+    }
     line(
         "sold",
         format!(

@@ -3,7 +3,7 @@
 use super::output::{Output, clean, table};
 use super::{ConfigArg, Exit, load, runtime};
 use crate::core::money::Msat;
-use crate::provider::control::{Ask, ControlError, MoneyView, PurseView, ask};
+use crate::provider::control::{Ask, ControlError, MoneyView, PoolView, PurseView, ask};
 
 pub(super) fn money(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
     let config = match load(output, arg) {
@@ -32,6 +32,11 @@ pub(super) fn render(money: &MoneyView) -> Vec<String> {
     for purse in &money.purses {
         lines.push(format!("{} ({})", clean(&purse.mint), clean(&purse.unit)));
         lines.extend(table(&rows(purse)));
+        lines.push(String::new());
+    }
+    if let Some(pool) = &money.pool {
+        lines.push(format!("The pool ({} per cent)", pool.share_percent));
+        lines.extend(table(&pool_rows(pool)));
         lines.push(String::new());
     }
     if money.purses.is_empty() {
@@ -93,6 +98,27 @@ fn rows(purse: &PurseView) -> Vec<Vec<String>> {
         ),
         sum("withdrawn", purse.withdrawn_msat, "what was taken out"),
         sum("mint fees", purse.mint_fees_msat, "what the mint kept"),
+    ]
+}
+
+fn pool_rows(pool: &PoolView) -> Vec<Vec<String>> {
+    let sum = |name: &str, amount: Msat, what: &str| {
+        vec![format!("  {name}"), amount.to_string(), what.to_owned()]
+    };
+    vec![
+        sum("balance", pool.balance_msat, "what may be given"),
+        sum(
+            "credited",
+            pool.credited_msat,
+            "your share of what was served",
+        ),
+        sum("given", pool.given_msat, "time that was promised"),
+        sum(
+            "returned",
+            pool.returned_msat,
+            "what of that was not served",
+        ),
+        sum("today", pool.today_msat, "what was given today"),
     ]
 }
 

@@ -165,7 +165,7 @@ fn leases_and_money_without_a_daemon_say_so() {
 fn money_says_whether_it_covers_what_may_have_to_go_back() {
     use crate::core::money::Msat;
     use crate::core::time::Timestamp;
-    use crate::provider::control::{MoneyView, PurseView};
+    use crate::provider::control::{MoneyView, PoolView, PurseView};
 
     let purse = PurseView {
         mint: "https://evil\u{1b}[2J".to_owned(),
@@ -213,6 +213,22 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
     assert!(solvent.contains("short by 1.5 sat"), "{solvent}");
     assert!(solvent.contains("since 2026-09-21T14:13:20Z"), "{solvent}");
     assert_eq!(money::render(&MoneyView::default()), ["No money yet."]);
+    let pool = PoolView {
+        share_percent: 7,
+        balance_msat: Msat::new(1_500),
+        earned_msat: Msat::new(100_000),
+        credited_msat: Msat::new(7_000),
+        given_msat: Msat::new(6_000),
+        returned_msat: Msat::new(500),
+        today_msat: Msat::ZERO,
+    };
+    let lines = money::render(&MoneyView {
+        pool: Some(pool),
+        ..MoneyView::default()
+    });
+    assert_eq!(lines[0], "The pool (7 per cent)");
+    assert!(line(&lines, "balance").contains("1.5 sat"), "{lines:?}");
+    assert!(line(&lines, "returned").contains("0.5 sat"), "{lines:?}");
 }
 
 #[test]

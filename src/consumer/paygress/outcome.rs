@@ -193,6 +193,7 @@ fn new_lease(
         destroy_at: None,
         remaining_seconds: seconds,
         credit_msat: Msat::ZERO,
+        gift_seconds: None,
         access: None,
         refunds: Vec::new(),
     };

@@ -19,9 +19,10 @@ pub struct Dues {
     pub out: Msat,
     /// The owners' credit.
     pub credit: Msat,
-    /// Price of the time that is paid and not served.
+    /// Price of the time that is paid and not served. What is left of a gift is
+    /// owed to nobody, and not in it.
     pub unserved: Msat,
-    /// Price of the time that was served.
+    /// Price of the time that was served for money: a gift was earned before.
     pub served: Msat,
     /// What we bore of all fees.
     pub absorbed: Msat,
@@ -78,7 +79,9 @@ impl Lease {
         }
         let rate = Msat::new(self.tier.rate_msat_per_s);
         let unserved = rate.checked_mul(self.unserved_seconds(now))?;
-        let (served, rest) = split(&self.parts()?, self.served(now)?);
+        let unserved = unserved.checked_sub(self.gift_left(now)?)?;
+        let served = self.served(now)?.checked_sub(self.gift_served(now)?)?;
+        let (served, rest) = split(&self.parts()?, served);
         let (unserved, credit) = split(&rest, unserved);
         let bore = &self.purses.bore;
         for part in served {

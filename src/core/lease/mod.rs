@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
 use super::payment::lock::LockKey;
+use super::pool::Gift;
 use super::pricing::{Tier, purchase};
 use super::time::Timestamp;
 
 mod credit;
 mod dues;
+mod gift;
 mod next;
 mod purses;
 mod refund;
@@ -130,6 +132,9 @@ pub struct Lease {
     /// The owner's key that tokens of refunds are locked to; `None`: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_key: Option<LockKey>,
+    /// Time from the provider's pool, if that is what it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gift: Option<Gift>,
     /// Lead times in seconds for which the owner was warned.
     pub warned: Vec<u64>,
     /// The stop that its owner asked for.
@@ -139,7 +144,7 @@ pub struct Lease {
 }
 
 /// The books of one lease. At every commit
-/// `paid + brought + absorbed = mint_fees + served + unserved + owed + refunded + refund_fees + credit + moved`,
+/// `paid + brought + absorbed + given = mint_fees + served + unserved + owed + refunded + refund_fees + credit + moved + returned`,
 /// where `unserved` follows from the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
@@ -166,6 +171,13 @@ pub struct Books {
     /// Credit that went to another lease of the same owner.
     #[serde(default, skip_serializing_if = "nothing")]
     pub moved: Msat,
+    /// Price of the time that the provider's pool gave. It is served first, and is
+    /// never the owner's money.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub given: Msat,
+    /// What of `given` was not served, and went back to the pool.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub returned: Msat,
 }
 
 /// What happened to a lease.
@@ -183,6 +195,13 @@ pub enum Event {
         mint: String,
         /// Its unit.
         unit: String,
+    },
+    /// The provider's pool gives it time in place of a payment.
+    Given {
+        /// What it gives.
+        gift: Gift,
+        /// How long bringing it up may take from now, in seconds.
+        patience: u64,
     },
     /// Nothing was taken for it.
     NotPaid(String),
@@ -252,8 +271,9 @@ impl Lease {
             b.refund_fees,
             b.credit,
             b.moved,
+            b.returned,
         ];
-        let all = Msat::checked_sum([b.paid, b.brought, b.absorbed])?;
+        let all = Msat::checked_sum([b.paid, b.brought, b.absorbed, b.given])?;
         all.checked_sub(Msat::checked_sum(elsewhere)?)
     }
 
@@ -326,6 +346,9 @@ impl Lease {
                 _,
             ) => {
                 self.paid(face, fee, now.plus_secs(patience), (mint, unit), now)?;
+            }
+            (Event::Given { gift, patience }, Phase::Reserved) => {
+                self.given(gift, now.plus_secs(patience))?;
             }
             (Event::NotPaid(why), Phase::Reserved) => {
                 self.cause = Some(EndCause::NotPaid);
@@ -408,6 +431,8 @@ impl Lease {
         self.money.mint_fees = self.money.mint_fees.checked_add(fee)?;
         if self.phase != Phase::Reserved && !self.takes_topup() {
             // It ended, or its end was asked for, while the money was on its way.
+            // What of it may become credit lies there.
+            self.purse.get_or_insert_with(|| purse.clone());
             return self.owe(face, fee, true, purse, "the lease had ended");
         }
         self.lay(parts, &purse, net)?;
@@ -439,12 +464,16 @@ impl Lease {
         let our_fault = matches!(cause, EndCause::ProvisioningFailed | EndCause::Lost);
         let seconds = self.unserved_seconds(now);
         let unserved = Msat::new(self.tier.rate_msat_per_s).checked_mul(seconds)?;
+        let back = self.gift_left(now)?.min(unserved);
+        let unserved = unserved.checked_sub(back)?;
         let mut ours = Msat::ZERO;
         if cause == EndCause::ProvisioningFailed {
             ours = self.waiting_fees;
         }
         let goes_back = !unserved.is_zero() || !ours.is_zero();
-        let (served, rest) = purses::split(&self.parts()?, self.served(now)?);
+        let served = self.served(now)?.checked_sub(self.gift_served(now)?)?;
+        let (served, rest) = purses::split(&self.parts()?, served);
+        self.money.returned = self.money.returned.checked_add(back)?;
         if goes_back {
             self.money.credit = Msat::ZERO;
             self.purses.parts = served;
@@ -454,10 +483,10 @@ impl Lease {
         self.expires_at = self.expires_at.map(|end| end.min(now));
         self.cause = Some(cause);
         self.turn(Phase::Ending, why);
-        let last = self.purse.clone()?;
         if !goes_back {
             return Some(());
         }
+        let last = self.purse.clone()?;
         // Each where it lies; what we bear is added where was last paid.
         let mut rest = purses::merged(&rest)?;
         if let Some(place) = rest.iter().position(|part| part.purse() == last) {

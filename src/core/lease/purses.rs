@@ -107,12 +107,18 @@ pub(super) fn sum(parts: &[Part]) -> Option<Msat> {
 }
 
 impl Lease {
+    /// What the books hold in money for time and credit.
+    fn held(&self) -> Option<Msat> {
+        let all = self.unspent()?.checked_add(self.money.credit)?;
+        all.checked_sub(self.gift_kept()?)
+    }
+
     /// What the books hold for time and credit, by where it lies.
     pub(super) fn parts(&self) -> Option<Vec<Part>> {
         if !self.purses.parts.is_empty() {
             return Some(self.purses.parts.clone());
         }
-        let all = self.unspent()?.checked_add(self.money.credit)?;
+        let all = self.held()?;
         let purse = self.purse.clone().filter(|_| !all.is_zero());
         Some(
             purse
@@ -124,10 +130,7 @@ impl Lease {
 
     /// Whether the parts are what the books hold.
     pub(super) fn parts_fit(&self) -> bool {
-        let all = self
-            .unspent()
-            .and_then(|rest| rest.checked_add(self.money.credit));
-        self.purses.parts.is_empty() || sum(&self.purses.parts) == all
+        self.purses.parts.is_empty() || sum(&self.purses.parts) == self.held()
     }
 
     /// Adds money to the books' `parts`, as they were before anything of it was
@@ -154,7 +157,7 @@ impl Lease {
             let purse = self.purse.clone();
             return purse.map(|purse| (purse, credit)).into_iter().collect();
         }
-        let time = self.unspent().unwrap_or_default();
+        let time = self.held().unwrap_or_default().saturating_sub(credit);
         let (_, rest) = split(&self.purses.parts, time);
         let rest = merged(&rest).unwrap_or_default().into_iter();
         rest.map(|part| (part.purse(), part.msat)).collect()

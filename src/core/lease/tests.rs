@@ -1,6 +1,7 @@
 use super::*;
 use crate::core::capacity::Resources;
 
+mod gifts;
 mod histories;
 mod purses;
 mod refunds;
@@ -46,6 +47,7 @@ fn reserved() -> Lease {
         payments: Vec::new(),
         refunds: Vec::new(),
         refund_key: None,
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: at(0),
@@ -151,7 +153,7 @@ fn each_event_is_allowed_in_its_phases_and_refused_in_all_others() {
     ];
     let why = || "why".to_owned();
     // Event, and what each phase (in the order above) becomes; "" is refused.
-    let table: [(Event, [&str; 8]); 11] = [
+    let table: [(Event, [&str; 8]); 12] = [
         (
             paid(10_000, 0),
             [
@@ -164,6 +166,10 @@ fn each_event_is_allowed_in_its_phases_and_refused_in_all_others() {
                 "ending",
                 "ended",
             ],
+        ),
+        (
+            gifts::gift(60),
+            ["provisioning", "", "", "", "", "", "", ""],
         ),
         (Event::NotPaid(why()), ["ended", "", "", "", "", "", "", ""]),
         (Event::Up, ["", "active", "", "", "", "active", "", ""]),

@@ -104,6 +104,7 @@ impl Receipt {
             return Err(Flaw::Version(self.version));
         }
         self.check_payments()?;
+        self.check_gift()?;
         self.check_seconds(at)?;
         self.check_refunds()?;
         self.check_books()?;
@@ -135,7 +136,8 @@ impl Receipt {
             fees.get(),
         )?;
         let added = lines.iter().map(|line| line.added_seconds);
-        let added = seconds(added.chain([more.added_seconds]))?;
+        let given = [more.added_seconds, self.gift_seconds];
+        let added = seconds(added.chain(given))?;
         same("sold_seconds", self.sold_seconds, added)?;
         self.check_sold(paid, fees)
     }
@@ -178,8 +180,23 @@ impl Receipt {
         } else {
             0
         };
-        let possible = self.sold_seconds.clamp(least, most.max(least));
-        same("sold_seconds", self.sold_seconds, possible)
+        let sold = self.sold_seconds.saturating_sub(self.gift_seconds);
+        let possible = sold.clamp(least, most.max(least));
+        same("sold_seconds", sold, possible)
+    }
+
+    /// What was given is the price of its seconds, and is served first; the rest
+    /// goes back when the lease is at its end, and not before.
+    fn check_gift(&self) -> Result<(), Flaw> {
+        let b = &self.books;
+        let price = Msat::new(self.rate_msat_per_s).checked_mul(self.gift_seconds);
+        let price = price.ok_or(Flaw::TooLarge)?;
+        same("given_msat", b.given_msat.get(), price.get())?;
+        let unused = match self.cause {
+            Some(_) => price.saturating_sub(b.served_msat),
+            None => Msat::ZERO,
+        };
+        same("returned_msat", b.returned_msat.get(), unused.get())
     }
 
     fn check_seconds(&self, at: Timestamp) -> Result<(), Flaw> {
@@ -226,7 +243,7 @@ impl Receipt {
 
     fn check_books(&self) -> Result<(), Flaw> {
         let b = &self.books;
-        let came = sum([b.paid_msat, b.brought_msat, b.absorbed_msat])?;
+        let came = sum([b.paid_msat, b.brought_msat, b.absorbed_msat, b.given_msat])?;
         let went = sum([
             b.mint_fees_msat,
             b.served_msat,
@@ -236,9 +253,10 @@ impl Receipt {
             b.refund_fees_msat,
             b.credit_msat,
             b.moved_msat,
+            b.returned_msat,
         ])?;
         same(
-            "paid_msat + brought_msat + absorbed_msat",
+            "paid_msat + brought_msat + absorbed_msat + given_msat",
             came.get(),
             went.get(),
         )

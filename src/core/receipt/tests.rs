@@ -29,6 +29,12 @@ pub(crate) struct Sample {
 
 impl Sample {
     pub(crate) fn new(face: u64, fee: u64) -> Self {
+        let mut sample = Self::reserved();
+        sample.pay(0, face, fee);
+        sample
+    }
+
+    fn reserved() -> Self {
         let lease = Lease {
             id: "k3zpq7vtt2lm".parse().unwrap(),
             owner: PublicKey::from_bytes([1; 32]),
@@ -59,16 +65,15 @@ impl Sample {
             payments: Vec::new(),
             refunds: Vec::new(),
             refund_key: None,
+            gift: None,
             warned: Vec::new(),
             stop_request: None,
             looked_at: at(0),
         };
-        let mut sample = Self {
+        Self {
             lease,
             payments: Vec::new(),
-        };
-        sample.pay(0, face, fee);
-        sample
+        }
     }
 
     pub(crate) fn on(&mut self, secs: u64, event: Event) {
@@ -131,6 +136,32 @@ impl Sample {
             .lease
             .refund_made(&id, token, face, fee, Timestamp::from_secs(0))
             .unwrap();
+        sample
+    }
+
+    /// Given 100 s, paid for 50 more, stopped after 30.
+    pub(crate) fn given() -> Self {
+        let mut sample = Self::reserved();
+        let (seconds, trust) = (100, crate::core::pool::Trust::New);
+        let gift = crate::core::pool::Gift {
+            seconds,
+            trust,
+            at: at(0),
+        };
+        let patience = 300;
+        sample.on(0, Event::Given { gift, patience });
+        sample.on(5, Event::Up);
+        sample.pay(15, 6_000, 1_000);
+        sample.payments[0].purpose = Purpose::Topup;
+        sample.on(35, Event::StopAsked(request(3)));
+        sample.on(35, Event::StopBegun);
+        sample.on(36, Event::Destroyed);
+        let id = sample.lease.refunds[0].id.clone();
+        let (face, fee) = (Msat::new(4_000), Msat::new(1_000));
+        let token = "another secret token".to_owned();
+        let made = Timestamp::from_secs(0);
+        let done = sample.lease.refund_made(&id, token, face, fee, made);
+        done.unwrap();
         sample
     }
 
@@ -283,15 +314,19 @@ proptest! {
         which in any::<prop::sample::Index>(),
         other in any::<u64>(),
         by in 1u64..1_000,
-        sample in 0..2,
+        sample in 0..3,
     ) {
-        let made = if sample == 0 { Sample::stopped() } else { Sample::failed() };
+        let made = match sample {
+            0 => Sample::stopped(),
+            1 => Sample::failed(),
+            _ => Sample::given(),
+        };
         let good = serde_json::to_value(made.receipt(40)).unwrap();
         let mut paths = Vec::new();
         numbers(&good, "", &mut paths);
         prop_assert!(paths.len() > 15, "{paths:?}");
         // Where nothing was served, the same money buys as much at nearly the price.
-        paths.retain(|path| sample == 0 || path != "/rate_msat_per_s");
+        paths.retain(|path| sample != 1 || path != "/rate_msat_per_s");
         let path = which.get(&paths);
         let was = good.pointer(path).and_then(Value::as_u64).unwrap();
         for new in [other, was.saturating_add(by), was.saturating_sub(by)] {

@@ -1,6 +1,7 @@
 //! One request a file. A handler answers at once, or writes down what is to be
 //! done and leaves the answer to the lease's own task.
 
+mod gift;
 mod list;
 mod logs;
 mod quote;

@@ -11,6 +11,7 @@ use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, LockTerms, MintTerms, QuoteAnswer};
 use crate::protocol::request::Quote;
 use crate::provider::ctx::{Ctx, holds, promised};
+use crate::provider::pool;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate::{self, Price};
 use crate::wallet::{MintUrl, Unit};
@@ -50,6 +51,7 @@ pub(super) async fn handle(
         min_msat: tier.min_price().ok_or_else(too_large)?,
         max_msat: tier.max_price().ok_or_else(too_large)?,
         seconds,
+        gift_seconds: pool::quoted(ctx, &owner, tier),
         mints: mint_terms(ctx).await,
         lock: Some(LockTerms {
             key: ctx.parts.wallet.lock_key(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, link};
+use super::{Handled, claim_proofs, commit, gift, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase, Purses};
@@ -23,6 +23,7 @@ use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
 use crate::protocol::request::Spawn;
 use crate::provider::ctx::Ctx;
+use crate::provider::pool;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate::{self, Accepted, Price};
 use crate::wallet::{TokenInfo, WalletError};
@@ -35,14 +36,34 @@ pub(super) async fn handle(
 ) -> Result<Handled, Refusal> {
     let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
-    let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
+    must_pay_or_ask(ask)?;
+    let mut wanted = ask.wanted.clone();
+    if ask.gift && wanted.tier.is_none() {
+        wanted.tier = pool::tier(&ctx.tiers()).map(|tier| tier.id.clone());
+    }
+    let mut accepted = validate::wanted(ctx, &wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
+    }
+    if ask.gift {
+        return gift::handle(ctx, owner, id, accepted, refund_key).await;
     }
     let mut priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
     priced.refund_key = refund_key;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
+}
+
+/// A token or the wish for a gift, and not both.
+fn must_pay_or_ask(ask: &Spawn) -> Result<(), Refusal> {
+    if ask.gift == ask.token.is_empty() {
+        return Ok(());
+    }
+    Err(WireError::new(
+        Code::InvalidRequest,
+        "a spawn has either a token or `gift`",
+        "pay with a token, or ask for a gift without one",
+    ))
 }
 
 /// Which spending conditions a token may have.
@@ -200,7 +221,12 @@ pub(super) fn payment(
     }
 }
 
-fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepted) -> Lease {
+pub(super) fn new_lease(
+    now: Timestamp,
+    owner: PublicKey,
+    id: RequestId,
+    accepted: &Accepted,
+) -> Lease {
     Lease {
         id: LeaseId::from_random(rand::rng().random()),
         owner,
@@ -223,6 +249,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
         payments: Vec::new(),
         refunds: Vec::new(),
         refund_key: None,
+        gift: None,
         warned: Vec::new(),
         stop_request: None,
         looked_at: now,
@@ -231,7 +258,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
 
 /// What the backend is asked for. Limits that it cannot hold are left out: they
 /// were sold as not enforced, or not at all.
-fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
+pub(super) fn spec(ctx: &Ctx, lease: &Lease, accepted: &Accepted) -> WorkloadSpec {
     let holds = ctx.parts.backend.capabilities().enforces;
     WorkloadSpec {
         owner: lease.owner,

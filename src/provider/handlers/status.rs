@@ -38,6 +38,7 @@ pub(in crate::provider) fn describe(ctx: &Ctx, lease: &Lease) -> LeaseStatus {
         destroy_at,
         remaining_seconds: lease.unserved_seconds(now),
         credit_msat: lease.money.credit,
+        gift_seconds: lease.gift.map(|gift| gift.seconds),
         access: ctx.access(lease),
         refunds: lease.refunds.iter().filter_map(refund).collect(),
     }

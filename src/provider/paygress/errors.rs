@@ -29,6 +29,7 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         Code::UnknownTemplate => ErrorType::UnknownTemplate,
         Code::TooManyRequests
         | Code::NoCapacity
+        | Code::NoGift
         | Code::NoPrice
         | Code::RequestExpired
         | Code::Draining => ErrorType::ProvisioningError,

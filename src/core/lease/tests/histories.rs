@@ -28,6 +28,7 @@ struct Model {
     paid: u64,
     fees: u64,
     got_back: u64,
+    gift: u64,
     runs: bool,
 }
 
@@ -56,6 +57,24 @@ impl World {
             model: Model::default(),
         };
         world.pay(Purpose::Spawn, face, fee);
+        world
+    }
+
+    /// One whose lease begins with a gift in place of a payment.
+    fn given(seconds: u64, luck: Vec<Luck>) -> Self {
+        let mut world = Self {
+            now: 0,
+            lease: reserved(),
+            payments: Vec::new(),
+            truth: Vec::new(),
+            fees: Vec::new(),
+            waits: Vec::new(),
+            luck,
+            model: Model::default(),
+        };
+        world.on(super::gifts::gift(seconds));
+        world.model.waiting = seconds;
+        world.model.gift = seconds;
         world
     }
 
@@ -391,10 +410,14 @@ proptest! {
         face in 1u64..100,
         fee in 0u64..3,
         odd in 0u64..1_000,
+        gift in proptest::option::of(1u64..400),
         history in history(),
         luck in proptest::collection::vec(any::<u8>(), 0..60),
     ) {
-        let mut world = World::new(face * 1_000 + odd, fee * 1_000, luck);
+        let mut world = match gift {
+            None => World::new(face * 1_000 + odd, fee * 1_000, luck),
+            Some(seconds) => World::given(seconds, luck),
+        };
         for what in &history {
             world.happens(what);
             world.settle();
@@ -407,8 +430,12 @@ proptest! {
         prop_assert!(world.payments.iter().all(|payment| !payment.is_open()));
         let b = lease.money;
         prop_assert_eq!(b.served.get(), world.model.served * RATE);
+        // What was given is served first, and what is left of it is nobody's money.
+        let served = world.model.served.min(world.model.gift);
+        prop_assert_eq!(b.given.get(), world.model.gift * RATE);
+        prop_assert_eq!(b.returned.get(), (world.model.gift - served) * RATE);
         prop_assert_eq!(
-            b.paid.get() + b.absorbed.get(),
+            b.paid.get() + b.absorbed.get() + served * RATE,
             world.model.fees + b.served.get() + world.model.got_back
                 + b.refund_fees.get() + b.credit.get()
         );
