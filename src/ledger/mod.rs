@@ -26,6 +26,7 @@ use redb::Database;
 
 mod containers;
 mod migrate;
+mod payouts;
 mod rows;
 mod table;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod views;
 mod writer;
 
 pub use containers::*;
+pub use payouts::*;
 pub use rows::*;
 pub use table::{Reader, Table, Tx};
 pub use views::Held;
