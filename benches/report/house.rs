@@ -21,7 +21,7 @@ use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
     BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
-    RequestPolicy, Settings, Timing,
+    RequestPolicy, Settings, SweepPolicy, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -100,6 +100,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         timing: Timing::default(),
         sell_unenforced: true,
         refunds: RefundPolicy::default(),
+        sweep: SweepPolicy::default(),
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,

@@ -24,7 +24,7 @@ use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
     BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
-    RequestPolicy, SandboxSetting, Settings, Timing,
+    RequestPolicy, SandboxSetting, Settings, SweepPolicy, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -241,6 +241,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
         refunds: RefundPolicy::default(),
+        sweep: SweepPolicy::default(),
         creates: CREATES,
     })
 }

@@ -18,6 +18,7 @@ use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
 use super::offer;
 use super::paygress;
+use super::payouts;
 use super::rates;
 use super::refunds;
 use super::settings::Settings;
@@ -190,6 +191,9 @@ impl Provider {
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("refunds", move || refunds::run(Arc::clone(&shared)));
+        let shared = Arc::clone(ctx);
+        self.tasks
+            .keep("payouts", move || payouts::run(Arc::clone(&shared)));
         let (shared, nudger) = (Arc::clone(ctx), self.outbox.nudger());
         self.tasks.keep("outbox bell", move || {
             let (ctx, nudger) = (Arc::clone(&shared), nudger.clone());

@@ -18,6 +18,7 @@ mod handlers;
 mod lanes;
 pub mod offer;
 pub mod paygress;
+pub mod payouts;
 pub mod queries;
 pub mod rates;
 mod receipts;

@@ -7,10 +7,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::payouts::lnurl::Address;
 use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
 use crate::core::fiat::{Belief, Currency, HourPrice};
 use crate::core::ids::{Name, PublicKey};
+use crate::core::money::Msat;
 use crate::core::policy::images::{self, ReferenceError};
 use crate::core::pricing::Tier;
 use crate::gateway::GatewayLimits;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub requests: RequestPolicy,
     /// What becomes of refunds that nobody takes.
     pub refunds: RefundPolicy,
+    /// What leaves for the operator's Lightning address by itself.
+    pub sweep: SweepPolicy,
     /// When things happen.
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
@@ -262,6 +266,33 @@ impl Default for RefundPolicy {
     fn default() -> Self {
         Self {
             keep: Duration::from_secs(180 * 24 * 3600),
+        }
+    }
+}
+
+/// What leaves for the operator's Lightning address by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepPolicy {
+    /// Where to; none: nothing is swept.
+    pub to: Option<Address>,
+    /// A purse is swept where more than this may leave it.
+    pub above: Msat,
+    /// What stays in each purse besides what may have to go back.
+    pub keep: Msat,
+    /// Between two looks.
+    pub every: Duration,
+    /// What it may cost, in percent of the amount, and 10 sat in any case.
+    pub max_fee_percent: u8,
+}
+
+impl Default for SweepPolicy {
+    fn default() -> Self {
+        Self {
+            to: None,
+            above: Msat::new(50_000_000),
+            keep: Msat::new(10_000_000),
+            every: Duration::from_secs(3600),
+            max_fee_percent: 2,
         }
     }
 }

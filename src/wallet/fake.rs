@@ -28,7 +28,7 @@ use crate::protocol::MAX_TOKEN;
 
 mod melts;
 
-pub use melts::{Fate, invoice};
+pub use melts::{Fate, invoice, stale_invoice};
 
 /// What the fake's tokens begin with.
 const PREFIX: &str = "fakecash";

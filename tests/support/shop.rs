@@ -23,10 +23,11 @@ use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::paygress::ports;
+use satlet::provider::payouts;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
     BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy, RequestPolicy,
-    Settings, Template, Timing,
+    Settings, SweepPolicy, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -66,7 +67,8 @@ async fn sweep(ctx: Arc<Ctx>) {
     tokio::join!(
         actors::sweep(Arc::clone(&ctx)),
         ports::keep(Arc::clone(&ctx)),
-        refunds::run(ctx)
+        refunds::run(Arc::clone(&ctx)),
+        payouts::run(ctx)
     );
 }
 
@@ -182,6 +184,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         paygress: None,
         backend: BackendSetting::Fake,
         refunds: RefundPolicy::default(),
+        sweep: SweepPolicy::default(),
         creates: 64,
     }
 }

@@ -2,6 +2,7 @@
 //! the fake mint.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cdk::lightning_invoice::{Bolt11Invoice, Currency, InvoiceBuilder, PaymentSecret};
 use cdk::secp256k1::{Secp256k1, SecretKey};
@@ -68,10 +69,21 @@ fn description(fate: Fate) -> String {
     .to_string()
 }
 
-/// A new invoice over `amount`, good for an hour, with this fate at fake mints:
+/// A new invoice over `amount`, good for ten years, with this fate at fake mints:
 /// this module's and cdk's. Others take it for any invoice.
-#[expect(clippy::unwrap_used, reason = "its parts are good")]
 pub fn invoice(amount: Msat, fate: Fate) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    made_at(amount, fate, now.unwrap_or_default())
+}
+
+/// One that has expired.
+pub fn stale_invoice(amount: Msat) -> String {
+    made_at(amount, Fate::Pays, Duration::from_secs(1))
+}
+
+#[expect(clippy::unwrap_used, reason = "its parts are good")]
+fn made_at(amount: Msat, fate: Fate, since: Duration) -> String {
+    const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     let key = SecretKey::from_slice(&[7; 32]).unwrap();
     let hash = hex::encode(rand::random::<[u8; 32]>());
     let built = InvoiceBuilder::new(Currency::Bitcoin)
@@ -79,7 +91,8 @@ pub fn invoice(amount: Msat, fate: Fate) -> String {
         .payment_hash(hash.parse().unwrap())
         .payment_secret(PaymentSecret([42; 32]))
         .amount_milli_satoshis(amount.get())
-        .current_timestamp()
+        .duration_since_epoch(since)
+        .expiry_time(YEARS)
         .min_final_cltv_expiry_delta(144)
         .build_signed(|hash| Secp256k1::new().sign_ecdsa_recoverable(hash, &key));
     built.unwrap().to_string()
