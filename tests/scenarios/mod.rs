@@ -8,6 +8,7 @@ mod lease;
 mod load;
 mod locks;
 mod paygress;
+mod payouts;
 mod receipt;
 mod refunds;
 mod refusals;
