@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost, Op};
 use satlet::compute::{Backend, Image, WorkloadSpec};
 use satlet::core::capacity::{Capacity, Resources};
-use satlet::core::lease::{Books, Event, Lease, Phase};
+use satlet::core::lease::{Event, Lease};
 use satlet::core::money::Msat;
 use satlet::core::pricing::Tier;
 use satlet::core::time::Timestamp;
@@ -21,7 +21,7 @@ use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
     BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, Settings, Timing,
+    RequestPolicy, Settings, SweepPolicy, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -101,6 +101,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         sell_unenforced: true,
         refunds: RefundPolicy::default(),
         pool: POOL,
+        sweep: SweepPolicy::default(),
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,
@@ -111,36 +112,18 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
 fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
     let tier = tier();
     let face = Msat::new(tier.rate_msat_per_s * 24 * 3600);
-    let mut lease = Lease {
-        id: people::lease_id(n),
-        owner: people::public(&people::owner(n)),
-        request: satlet::core::ids::RequestId::new(uuid::Uuid::new_v4()),
+    let mut lease = Lease::reserve(
+        people::lease_id(n),
+        people::public(&people::owner(n)),
+        satlet::core::ids::RequestId::new(uuid::Uuid::new_v4()),
         tier,
-        image: "host".to_owned(),
-        ssh_keys: vec![
+        "host".to_owned(),
+        vec![
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"
                 .to_owned(),
         ],
-        phase: Phase::Reserved,
-        why: String::new(),
-        cause: None,
-        created_at: at,
-        started_at: None,
-        expires_at: None,
-        waiting_seconds: 0,
-        waiting_fees: Msat::ZERO,
-        sold_seconds: 0,
-        money: Books::default(),
-        purse: None,
-        purses: satlet::core::lease::Purses::default(),
-        payments: Vec::new(),
-        refunds: Vec::new(),
-        refund_key: None,
-        gift: None,
-        warned: Vec::new(),
-        stop_request: None,
-        looked_at: at,
-    };
+        at,
+    );
     let paid = Event::Paid {
         face,
         fee: Msat::ZERO,

@@ -199,6 +199,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let requests = host::requests(top.section("requests"));
     let refunds = sale::refunds(top.section("refunds"));
     let pool = pool::pool(top.section("pool"));
+    let sweep = sale::sweep(top.section("sweep"));
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
     let mut backend = top.section("backend");
@@ -232,6 +233,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             requests: requests?,
             refunds: refunds?,
             pool: pool?,
+            sweep: sweep?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,

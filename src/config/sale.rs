@@ -10,10 +10,10 @@ use super::units::show_mib;
 use crate::core::capacity::{Capacity, Resources};
 use crate::core::fiat::{Belief, Currency, HourPrice, MICROS};
 use crate::core::ids::Name;
-use crate::core::money::MSAT_PER_SAT;
+use crate::core::money::{MSAT_PER_SAT, Msat};
 use crate::core::pricing::Tier;
 use crate::provider::settings::{
-    FeedSetting, Fiat, ImagePolicy, MintSetting, RefundPolicy, Template,
+    FeedSetting, Fiat, ImagePolicy, MintSetting, RefundPolicy, SweepPolicy, Template,
 };
 use crate::telemetry::LEVELS;
 
@@ -403,6 +403,38 @@ pub(super) fn refunds(mut object: Object<'_>) -> Option<RefundPolicy> {
     });
     object.finish();
     Some(RefundPolicy { keep: keep? })
+}
+
+/// Largest amount in the `sweep` section, in sat: all that will ever be.
+const MAX_SAT: u64 = 21_000_000 * 100_000_000;
+
+pub(super) fn sweep(mut object: Object<'_>) -> Option<SweepPolicy> {
+    let usual = SweepPolicy::default();
+    let to = object.optional("to", None, |n| {
+        n.parsed(
+            "a Lightning address",
+            "Write a name in small letters, @ and a host, such as \"me@pay.example.org\".",
+        )
+        .map(Some)
+    });
+    let sat = |n: &Node<'_>| n.integer(0..=MAX_SAT).and_then(Msat::from_sat);
+    let above = object.optional("above_sat", usual.above, sat);
+    let keep = object.optional("keep_sat", usual.keep, sat);
+    // Each look may ask the address's server and the mints.
+    let every = object.optional("every", usual.every, |n| {
+        n.duration(SECOND * 60..=SECOND * 31 * 86_400)
+    });
+    let percent = object.optional("max_fee_percent", usual.max_fee_percent, |n| {
+        n.integer(0..=100)
+    });
+    object.finish();
+    Some(SweepPolicy {
+        to: to?,
+        above: above?,
+        keep: keep?,
+        every: every?,
+        max_fee_percent: percent?,
+    })
 }
 
 /// A tier that does not fit into the whole capacity could never be sold, and

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod lease;
 pub mod money;
 pub mod payment;
+pub mod payout;
 pub mod policy;
 pub mod pool;
 pub mod pricing;

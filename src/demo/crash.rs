@@ -28,8 +28,8 @@ use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery, Redeemed,
-    RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
+    LockTo, Melt, MeltQuote, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery,
+    Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -208,6 +208,37 @@ impl Wallet for Mortal<dyn Wallet> {
     ) -> Result<Redeemed, WalletError> {
         let claiming = self.inner.claim(payment, token, index);
         self.call("claim", claiming).await
+    }
+
+    async fn melt_quote(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        bolt11: &str,
+    ) -> Result<MeltQuote, WalletError> {
+        let asking = self.inner.melt_quote(mint, unit, bolt11);
+        self.call("melt_quote", asking).await
+    }
+
+    async fn melt(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+        most: Msat,
+    ) -> Result<Melt, WalletError> {
+        let melting = self.inner.melt(mint, unit, quote, most);
+        self.call("melt", melting).await
+    }
+
+    async fn melt_state(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+    ) -> Result<Melt, WalletError> {
+        let asking = self.inner.melt_state(mint, unit, quote);
+        self.call("melt_state", asking).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

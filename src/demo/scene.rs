@@ -24,7 +24,7 @@ use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
     BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, SandboxSetting, Settings, Timing,
+    RequestPolicy, SandboxSetting, Settings, SweepPolicy, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -242,6 +242,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
         refunds: RefundPolicy::default(),
         pool: POOL,
+        sweep: SweepPolicy::default(),
         creates: CREATES,
     })
 }

@@ -26,6 +26,7 @@ use redb::Database;
 
 mod containers;
 mod migrate;
+mod payouts;
 mod pool;
 mod rows;
 mod table;
@@ -35,6 +36,7 @@ mod views;
 mod writer;
 
 pub use containers::*;
+pub use payouts::*;
 pub use pool::{KEYS, POOL, change_pool, pool_of, the_pool};
 pub use rows::*;
 pub use table::{Reader, Table, Tx};

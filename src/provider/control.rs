@@ -1,7 +1,8 @@
 //! Questions to a running daemon, over a unix socket in its data directory that
 //! only its own user can open. One line of JSON asks, one line of JSON answers,
 //! and the connection ends: `{"ask":"leases"}` -> `{"ok":[…]}` or `{"error":"…"}`.
-//! Nothing can be changed this way; `reload` makes the daemon read its own file.
+//! Two questions do something: `reload` makes the daemon read its own file, and
+//! `withdraw` pays an invoice, once.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::core::ids::{Name, PublicKey};
 use crate::core::money::Msat;
+use crate::core::payout::{Cause, Payout, PayoutState};
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Offer;
 use crate::protocol::reply::LeaseStatus;
@@ -23,17 +25,19 @@ use crate::protocol::reply::LeaseStatus;
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "satletd.sock";
 
-/// Longest question, in bytes.
-const MAX_QUESTION: u64 = 1024;
+/// Longest question, in bytes: an invoice fits.
+const MAX_QUESTION: u64 = 8192;
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// How long a question and its answer may take together.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where mints and servers of addresses are asked meanwhile.
+const LONG_TIMEOUT: Duration = Duration::from_secs(180);
 /// Questions that are answered side by side; more wait.
 const SIDE_BY_SIDE: usize = 8;
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "lowercase")]
 pub enum Ask {
     /// All leases that have not been forgotten: [`LeaseView`]s.
@@ -46,6 +50,116 @@ pub enum Ask {
     Money,
     /// Read the configuration file again: a [`ReloadView`].
     Reload,
+    /// Pay a Lightning invoice, or to an address: a [`PayoutView`].
+    Withdraw(Withdrawal),
+    /// What has become of that: a [`PayoutView`].
+    Payout {
+        /// The invoice's payment hash.
+        payout: String,
+    },
+}
+
+impl Ask {
+    fn timeout(&self) -> Duration {
+        match self {
+            Self::Withdraw(_) => LONG_TIMEOUT,
+            _ => TIMEOUT,
+        }
+    }
+}
+
+/// How much is to be paid to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Amount {
+    /// So much.
+    Msat(Msat),
+    /// As much as may leave one purse.
+    All,
+}
+
+/// What to pay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// A Lightning invoice, or a Lightning address.
+    pub to: String,
+    /// How much, for an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Amount>,
+    /// From which mint; else from that from which most may leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mint: Option<String>,
+    /// In which unit; else in any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// What it may cost; else two percent, and 10 sat in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fee_msat: Option<Msat>,
+    /// Whether it may take what no row of the ledger explains.
+    #[serde(default)]
+    pub unexplained: bool,
+}
+
+/// One payment over Lightning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayoutView {
+    /// The invoice's payment hash.
+    pub payout: String,
+    /// The Lightning address that it went to, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Who wanted it.
+    pub cause: Cause,
+    /// From which mint.
+    pub mint: String,
+    /// In which unit.
+    pub unit: String,
+    /// What the invoice asks for.
+    pub amount_msat: Msat,
+    /// What it may take beyond that until it is over: what is not used comes back.
+    pub reserve_msat: Msat,
+    /// What it cost, once it is paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fee_msat: Option<Msat>,
+    /// `melting`, `pending`, `unknown`: it is asked about; `paid`, `failed`: over.
+    pub state: String,
+    /// Why.
+    pub why: String,
+    /// When it was begun.
+    pub begun_at: Timestamp,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// The proof of payment, where the mint told one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preimage: Option<String>,
+}
+
+impl PayoutView {
+    /// What the ledger says of it.
+    pub fn of(payout: &Payout) -> Self {
+        let (mint, unit) = payout.purse.clone();
+        let (fee, ended, preimage) = match &payout.state {
+            PayoutState::Paid { at, fee, preimage } => (Some(*fee), Some(*at), preimage.clone()),
+            PayoutState::Failed { at } => (None, Some(*at), None),
+            _ => (None, None, None),
+        };
+        Self {
+            payout: payout.hash.clone(),
+            to: payout.to.clone(),
+            cause: payout.cause,
+            mint,
+            unit,
+            amount_msat: payout.amount,
+            reserve_msat: payout.most.saturating_sub(payout.amount),
+            fee_msat: fee,
+            state: payout.state.name().to_owned(),
+            why: payout.why.clone(),
+            begun_at: payout.begun,
+            ended_at: ended,
+            preimage,
+        }
+    }
 }
 
 /// What reading the configuration again has changed.
@@ -122,8 +236,14 @@ pub struct PurseView {
     /// Price of the time that was served, less the fees that we bore; below zero
     /// where these are more.
     pub earned_msat: i64,
-    /// What was taken out.
+    /// What was taken out over Lightning, by hand or by the sweep.
     pub withdrawn_msat: Msat,
+    /// What that cost.
+    #[serde(default)]
+    pub payout_fees_msat: Msat,
+    /// What payouts that are not over may take. It may have left the balance.
+    #[serde(default)]
+    pub leaving_msat: Msat,
     /// What mints kept: of payments, for making refunds and for taking them back.
     pub mint_fees_msat: Msat,
     /// What of the balance no row of the ledger explains. It is not counted as
@@ -170,6 +290,9 @@ pub struct MoneyView {
     /// The generosity pool, where there is one or was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolView>,
+    /// Payouts that are not over, and the last that were, newest first.
+    #[serde(default)]
+    pub payouts: Vec<PayoutView>,
 }
 
 /// Answers questions; the daemon does, from its ledger.
@@ -185,6 +308,10 @@ pub trait Queries: Send + Sync {
     async fn money(&self) -> Result<MoneyView, String>;
     /// Reads the configuration file again; a bad one changes nothing.
     async fn reload(&self) -> Result<ReloadView, String>;
+    /// Pays an invoice, once, or to an address.
+    async fn withdraw(&self, ask: Withdrawal) -> Result<PayoutView, String>;
+    /// What has become of a payout.
+    async fn payout(&self, hash: &str) -> Result<PayoutView, String>;
 }
 
 /// What goes back.
@@ -209,7 +336,7 @@ pub enum ControlError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// No answer within ten seconds.
+    /// No answer in time.
     #[error("satletd does not answer")]
     Timeout,
     /// The answer cannot be read: another version.
@@ -264,8 +391,7 @@ impl Control {
                     let queries = Arc::clone(&queries);
                     tokio::spawn(async move {
                         let _place = place;
-                        let served = tokio::time::timeout(TIMEOUT, serve_one(stream, &*queries));
-                        if let Ok(Err(error)) = served.await {
+                        if let Err(error) = serve_one(stream, &*queries).await {
                             tracing::debug!(%error, "a control connection broke");
                         }
                     });
@@ -289,17 +415,29 @@ impl Drop for Control {
 async fn serve_one(mut stream: UnixStream, queries: &dyn Queries) -> std::io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut question = String::new();
-    BufReader::new(reader.take(MAX_QUESTION))
-        .read_line(&mut question)
-        .await?;
-    let answer = match serde_json::from_str(&question) {
-        Ok(ask) => answer(ask, queries).await,
+    let mut lines = BufReader::new(reader.take(MAX_QUESTION));
+    timely(TIMEOUT, lines.read_line(&mut question)).await?;
+    let answer = match serde_json::from_str::<Ask>(&question) {
+        Ok(ask) => {
+            let answering = async { Ok(answer(ask.clone(), queries).await) };
+            timely(ask.timeout(), answering).await?
+        }
         Err(error) => Answer::Error(format!("not a question: {error}")),
     };
     let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');
-    writer.write_all(&line).await?;
-    writer.shutdown().await
+    let telling = async {
+        writer.write_all(&line).await?;
+        writer.shutdown().await
+    };
+    timely(TIMEOUT, telling).await
+}
+
+async fn timely<T>(
+    wait: Duration,
+    step: impl Future<Output = std::io::Result<T>>,
+) -> std::io::Result<T> {
+    tokio::time::timeout(wait, step).await?
 }
 
 async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
@@ -321,6 +459,8 @@ async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
         Ask::Status => pack(queries.status().await),
         Ask::Money => pack(queries.money().await),
         Ask::Reload => pack(queries.reload().await),
+        Ask::Withdraw(ask) => pack(queries.withdraw(ask).await),
+        Ask::Payout { payout } => pack(queries.payout(&payout).await),
     }
 }
 
@@ -333,7 +473,7 @@ pub async fn ask<T: serde::de::DeserializeOwned>(
     ask: Ask,
 ) -> Result<T, ControlError> {
     let path = data_dir.join(SOCKET);
-    let line = tokio::time::timeout(TIMEOUT, exchange(&path, ask))
+    let line = tokio::time::timeout(ask.timeout(), exchange(&path, &ask))
         .await
         .map_err(|_| ControlError::Timeout)?
         .map_err(|source| match source.kind() {
@@ -349,9 +489,9 @@ pub async fn ask<T: serde::de::DeserializeOwned>(
     }
 }
 
-async fn exchange(path: &Path, ask: Ask) -> std::io::Result<String> {
+async fn exchange(path: &Path, ask: &Ask) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(path).await?;
-    let mut question = serde_json::to_vec(&ask)?;
+    let mut question = serde_json::to_vec(ask)?;
     question.push(b'\n');
     stream.write_all(&question).await?;
     let mut line = String::new();

@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::lanes::Lanes;
 use super::offer;
 use super::paygress::ports::HeldPorts;
+use super::payouts::Payouts;
 use super::rates::Rates;
 use super::settings::{RequestPolicy, Settings};
 use super::solvency::Shortfalls;
@@ -67,7 +68,9 @@ pub struct Ctx {
     /// Queues before the mints.
     pub(super) lanes: Lanes,
     /// Tokens that are being made.
-    pub(super) sends: Sends,
+    pub(super) sends: Arc<Sends>,
+    /// Payouts that are to be sent.
+    pub(super) payouts: Payouts,
     /// Purses that hold too little.
     pub shortfalls: Shortfalls,
     /// Workloads that may be made at once.
@@ -90,7 +93,8 @@ impl Ctx {
             admission: Admission::new(&policy),
             lanes: Lanes::new(settings),
             shortfalls: Shortfalls::default(),
-            sends: Sends::default(),
+            sends: Arc::default(),
+            payouts: Payouts::default(),
             creates: Semaphore::new(settings.creates.max(1)),
             pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
             me: key_from(&parts.keys.public_key()),

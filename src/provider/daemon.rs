@@ -19,6 +19,7 @@ use super::doors::LedgerDoors;
 use super::lost;
 use super::offer;
 use super::paygress;
+use super::payouts;
 use super::rates;
 use super::refunds;
 use super::settings::Settings;
@@ -192,6 +193,9 @@ impl Provider {
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("refunds", move || refunds::run(Arc::clone(&shared)));
+        let shared = Arc::clone(ctx);
+        self.tasks
+            .keep("payouts", move || payouts::run(Arc::clone(&shared)));
         let (shared, nudger) = (Arc::clone(ctx), self.outbox.nudger());
         self.tasks.keep("outbox bell", move || {
             let (ctx, nudger) = (Arc::clone(&shared), nudger.clone());

@@ -222,34 +222,25 @@ fn lease(workload: &Owned, note: &Note, end: Timestamp, now: Timestamp) -> Optio
             ..Books::default()
         },
     };
-    let lease = Lease {
-        id: labels.lease.clone(),
-        owner: labels.owner,
-        request: note.request,
-        tier: note.tier.clone(),
-        image: note.image.clone(),
-        ssh_keys: note.ssh_keys.clone(),
-        phase: Phase::Active,
-        why: "its time runs; rebuilt from its workload, the ledger was lost".to_owned(),
-        cause: None,
+    let mut lease = Lease::reserve(
+        labels.lease.clone(),
+        labels.owner,
+        note.request,
+        note.tier.clone(),
+        note.image.clone(),
+        note.ssh_keys.clone(),
         // What the wallet sent before is not of this ledger.
-        created_at: now,
-        started_at: Some(now),
-        expires_at: Some(end),
-        waiting_seconds: 0,
-        waiting_fees: Msat::ZERO,
-        sold_seconds: left,
-        money,
-        purse,
-        purses,
-        payments: Vec::new(),
-        refunds: Vec::new(),
-        refund_key: note.refund_key.clone(),
-        gift: None,
-        warned: Vec::new(),
-        stop_request: None,
-        looked_at: now,
-    };
+        now,
+    );
+    lease.phase = Phase::Active;
+    lease.why = "its time runs; rebuilt from its workload, the ledger was lost".to_owned();
+    lease.started_at = Some(now);
+    lease.expires_at = Some(end);
+    lease.sold_seconds = left;
+    lease.money = money;
+    lease.purse = purse;
+    lease.purses = purses;
+    lease.refund_key = note.refund_key.clone();
     lease.balances(now).then_some(lease)
 }
 

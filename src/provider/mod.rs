@@ -19,6 +19,7 @@ mod lanes;
 pub mod lost;
 pub mod offer;
 pub mod paygress;
+pub mod payouts;
 mod pool;
 pub mod queries;
 pub mod rates;

@@ -1,24 +1,31 @@
 //! Answers to the operator's questions, from the ledger.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::control::{LeaseView, MoneyView, PurseView, Queries, RelayView, ReloadView, StatusView};
+use super::control::{
+    LeaseView, MoneyView, PayoutView, PurseView, Queries, RelayView, ReloadView, StatusView,
+    Withdrawal,
+};
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
+use super::payouts;
 use super::pool;
 use super::solvency;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
-use crate::ledger::{ENDED, LEASES};
+use crate::ledger::{self, ENDED, LEASES, PaidOut};
 use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
 
 /// Most leases in one answer.
 const MAX_LEASES: usize = 10_000;
+/// Payouts that are over in one answer.
+const MAX_PAYOUTS: usize = 20;
 
 /// Answers from a running provider.
 pub struct ProviderQueries {
@@ -97,6 +104,14 @@ impl Queries for ProviderQueries {
     async fn money(&self) -> Result<MoneyView, String> {
         money(&self.ctx).await
     }
+
+    async fn withdraw(&self, ask: Withdrawal) -> Result<PayoutView, String> {
+        payouts::withdraw(&self.ctx, ask).await
+    }
+
+    async fn payout(&self, hash: &str) -> Result<PayoutView, String> {
+        payouts::view(&self.ctx, hash)
+    }
 }
 
 fn leases(ctx: &Ctx) -> Result<Vec<Lease>, String> {
@@ -116,28 +131,44 @@ pub async fn money(ctx: &Ctx) -> Result<MoneyView, String> {
     let sum = |part: fn(&Lease) -> Msat| {
         Msat::checked_sum(leases.iter().map(part)).ok_or("the sum does not fit".to_owned())
     };
+    let paid = ctx.ledger().read(ledger::payouts);
+    let mut paid = paid.map_err(|error| error.to_string())?;
+    let out = ledger::paid_out(&paid).ok_or("the sum does not fit")?;
+    paid.sort_by_key(|payout| std::cmp::Reverse((payout.is_open(), payout.begun)));
+    let mut over = 0;
+    paid.retain(|payout| {
+        over += usize::from(!payout.is_open());
+        payout.is_open() || over <= MAX_PAYOUTS
+    });
     Ok(MoneyView {
+        payouts: paid.iter().map(PayoutView::of).collect(),
         received_msat: sum(|l| l.money.paid.saturating_sub(l.money.mint_fees))?,
         served_msat: sum(Lease::paid_served)?,
         refunded_msat: sum(|l| l.money.refunded)?,
-        purses: purses(ctx, &leases).await?,
+        purses: purses(ctx, &leases, &out).await?,
         pool: pool::view(ctx).map_err(|error| error.to_string())?,
     })
 }
 
 /// The wallet beside the books; the books first, so that what is paid meanwhile
 /// makes nobody look poor.
-async fn purses(ctx: &Ctx, leases: &[Lease]) -> Result<Vec<PurseView>, String> {
+async fn purses(
+    ctx: &Ctx,
+    leases: &[Lease],
+    out: &BTreeMap<Purse, PaidOut>,
+) -> Result<Vec<PurseView>, String> {
     let mut books = solvency::books(leases, ctx.now()).map_err(|error| error.to_string())?;
     let held = solvency::balances(ctx).await?;
     let unexplained = solvency::unexplained(ctx).await?;
-    for purse in held.keys() {
+    for purse in held.keys().chain(out.keys()) {
         books.entry(purse.clone()).or_default();
     }
     let view = |(purse, dues): (Purse, Dues)| {
         let balance = held.get(&purse).copied().unwrap_or_default();
         let unexplained = unexplained.get(&purse).copied().unwrap_or_default();
-        purse_view(ctx, purse, &dues, (balance, unexplained)).ok_or("a sum does not fit".to_owned())
+        let out = out.get(&purse).copied().unwrap_or_default();
+        purse_view(ctx, purse, &dues, (balance, unexplained), out)
+            .ok_or("a sum does not fit".to_owned())
     };
     books.into_iter().map(view).collect()
 }
@@ -147,6 +178,7 @@ fn purse_view(
     purse: Purse,
     dues: &Dues,
     (balance, unexplained): (Msat, Msat),
+    out: PaidOut,
 ) -> Option<PurseView> {
     let float = dues.float()?;
     let served = i64::try_from(dues.served.get()).ok()?;
@@ -164,7 +196,9 @@ fn purse_view(
         unserved_msat: dues.unserved,
         float_msat: float,
         earned_msat: served.checked_sub(absorbed)?,
-        withdrawn_msat: Msat::ZERO,
+        withdrawn_msat: out.amount,
+        payout_fees_msat: out.fees,
+        leaving_msat: out.leaving,
         mint_fees_msat: dues.fees,
         unexplained_msat: unexplained,
         short_msat: short,

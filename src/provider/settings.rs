@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::payouts::lnurl::Address;
 use crate::compute::docker::Range;
 use crate::core::capacity::Capacity;
 use crate::core::fiat::{Belief, Currency, HourPrice};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub refunds: RefundPolicy,
     /// What is given away.
     pub pool: pool::Terms,
+    /// What leaves for the operator's Lightning address by itself.
+    pub sweep: SweepPolicy,
     /// When things happen.
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
@@ -284,6 +287,32 @@ pub const POOL: pool::Terms = pool::Terms {
     regular_per_day: Msat::new(200_000),
     half_life: 30 * 24 * 3600,
 };
+/// What leaves for the operator's Lightning address by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepPolicy {
+    /// Where to; none: nothing is swept.
+    pub to: Option<Address>,
+    /// A purse is swept where more than this may leave it.
+    pub above: Msat,
+    /// What stays in each purse besides what may have to go back.
+    pub keep: Msat,
+    /// Between two looks.
+    pub every: Duration,
+    /// What it may cost, in percent of the amount, and 10 sat in any case.
+    pub max_fee_percent: u8,
+}
+
+impl Default for SweepPolicy {
+    fn default() -> Self {
+        Self {
+            to: None,
+            above: Msat::new(50_000_000),
+            keep: Msat::new(10_000_000),
+            every: Duration::from_secs(3600),
+            max_fee_percent: 2,
+        }
+    }
+}
 
 /// When things happen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::payment::Payment;
 use crate::core::time::Timestamp;
-use crate::ledger::{ENDED, LEASES, LedgerError, PAYMENTS};
+use crate::ledger::{self, ENDED, LEASES, LedgerError, PAYMENTS};
 
 /// How often the two are compared until no refund is made meanwhile.
 const TRIES: u32 = 3;
@@ -142,34 +142,24 @@ async fn compare(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
                 }
             }
         }
-        Ok((sums.0, coming))
+        let out = ledger::paid_out(&ledger::payouts(reader)?).ok_or_else(too_large)?;
+        Ok((sums.0, coming, out))
     });
-    let (books, coming) = read.map_err(|error| error.to_string())?;
+    let (books, coming, out) = read.map_err(|error| error.to_string())?;
     let mut found = BTreeMap::new();
     for (purse, held) in held {
         let dues = books.get(&purse).copied().unwrap_or_default();
         let coming = coming.get(&purse).copied().unwrap_or_default();
         let known = Msat::checked_sum([dues.known().ok_or("a sum does not fit")?, coming]);
-        let rest = held.saturating_sub(known.ok_or("a sum does not fit")?);
+        // What was paid out was here once, and is what the books call earned.
+        let out = out.get(&purse).copied().unwrap_or_default();
+        let had = Msat::checked_sum([held, out.amount, out.fees]).ok_or("a sum does not fit")?;
+        let rest = had.saturating_sub(known.ok_or("a sum does not fit")?);
         if !rest.is_zero() {
             found.insert(purse, rest);
         }
     }
     Ok(found)
-}
-
-/// What must stay in the wallet, by purse: what may have to go back, and what no
-/// row explains. What takes money out leaves at least this much.
-///
-/// # Errors
-/// As [`unexplained`].
-pub async fn must_stay(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
-    let mut all = floats(ctx).map_err(|error| error.to_string())?;
-    for (purse, rest) in unexplained(ctx).await? {
-        let sum = all.entry(purse).or_default();
-        *sum = sum.checked_add(rest).ok_or("a sum does not fit")?;
-    }
-    Ok(all)
 }
 
 /// What may have to go back, by purse: of leases that are not over by their rows,

@@ -22,6 +22,7 @@ use super::actor::{self, Lost};
 use super::errors::{self, store};
 use super::keysets::Owners;
 use super::locks;
+use super::outgoing::{Melt, MeltQuote};
 pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::restore::{self, Out};
@@ -491,6 +492,53 @@ impl Wallet for CdkWallet {
     ) -> Result<Redeemed, WalletError> {
         self.redeem_with(payment, token, locks::claim_secret(&self.seed, index)?)
             .await
+    }
+
+    async fn melt_quote(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        bolt11: &str,
+    ) -> Result<MeltQuote, WalletError> {
+        let (actor, bolt11) = (self.at(mint, unit)?, bolt11.to_owned());
+        let asked = self.order(&actor, move |account| {
+            Box::pin(async move { account.melt_quote(&bolt11).await })
+        });
+        match asked.await {
+            // A quote that nobody uses is forgotten.
+            Err(WalletError::OutcomeUnknown(why)) => Err(WalletError::MintDown(why)),
+            other => other,
+        }
+    }
+
+    async fn melt(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+        most: Msat,
+    ) -> Result<Melt, WalletError> {
+        let (actor, quote) = (self.at(mint, unit)?, quote.to_owned());
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.melt(&quote, most).await })
+        })
+        .await
+    }
+
+    async fn melt_state(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+    ) -> Result<Melt, WalletError> {
+        let (actor, quote) = (self.at(mint, unit)?, quote.to_owned());
+        let asked = self.order(&actor, move |account| {
+            Box::pin(async move { account.melt_state(&quote).await })
+        });
+        match asked.await {
+            Err(WalletError::OutcomeUnknown(why)) => Err(WalletError::MintDown(why)),
+            other => other,
+        }
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -53,7 +53,7 @@ fn too_small(error: &Error) -> bool {
     matches!(error, Error::AmountUndefined | Error::AmountLessNotAllowed)
 }
 
-fn words(error: impl std::fmt::Display) -> String {
+pub(super) fn words(error: impl std::fmt::Display) -> String {
     error
         .to_string()
         .chars()

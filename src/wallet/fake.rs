@@ -2,7 +2,8 @@
 //! cryptography, no network (delays are tokio's, so a paused clock runs them),
 //! and the same tokens in every run. Locktimes are kept by the system's clock,
 //! or by the time that a test sets. Faults are knobs of the mint, and the mint
-//! counts what it was asked.
+//! counts what it was asked. Invoices say themselves what becomes of them:
+//! [`invoice`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,14 +17,18 @@ use sha2::{Digest, Sha256};
 use super::locks::{face_for, input_fee, is_point};
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
-    LockTo, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
-    SentToken, TokenInfo, Unit, Wallet, WalletError,
+    LockTo, Melt, MeltQuote, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed,
+    RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Conditions, Kind, LockKey};
 use crate::core::time::Timestamp;
 use crate::protocol::MAX_TOKEN;
+
+mod melts;
+
+pub use melts::{Fate, invoice, stale_invoice};
 
 /// What the fake's tokens begin with.
 const PREFIX: &str = "fakecash";
@@ -82,6 +87,7 @@ impl FakeToken {
 enum Hold {
     Send,
     Redeem,
+    Melt,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +112,7 @@ struct MintState {
     locked: BTreeMap<(PaymentId, u64), String>,
     lose_lock: bool,
     refuse_locks: bool,
+    lightning: melts::Lightning,
 }
 
 /// A mint in memory: makes tokens, remembers which are spent, fails on request.
@@ -726,6 +733,34 @@ impl Wallet for FakeWallet {
         })
     }
 
+    async fn melt_quote(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        bolt11: &str,
+    ) -> Result<MeltQuote, WalletError> {
+        self.quote(mint, unit, bolt11).await
+    }
+
+    async fn melt(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+        most: Msat,
+    ) -> Result<Melt, WalletError> {
+        self.pay(mint, unit, quote, most).await
+    }
+
+    async fn melt_state(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+    ) -> Result<Melt, WalletError> {
+        self.state_of(mint, unit, quote).await
+    }
+
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
         Ok(self.lock().holdings.clone())
     }
@@ -777,6 +812,9 @@ impl Wallet for FakeWallet {
                 self.lock().sent.remove(&payment);
             }
         }
-        Ok(Recovery::default())
+        Ok(Recovery {
+            unfinished: self.under_way(),
+            ..Recovery::default()
+        })
     }
 }

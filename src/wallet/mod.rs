@@ -14,6 +14,8 @@ mod errors;
 pub mod fake;
 mod keysets;
 mod locks;
+mod melts;
+mod outgoing;
 mod owner;
 mod recovery;
 mod restore;
@@ -38,6 +40,7 @@ use crate::core::time::Timestamp;
 
 pub use crate::core::payment::lock::LockTo;
 pub use locks::{face_for, is_point, lock_key_of};
+pub use outgoing::{Invoice, MAX_INVOICE, Melt, MeltQuote, read_invoice};
 pub use token::{MAX_PROOFS, normalise, read_info};
 
 /// A mint's URL, normalised (no trailing slash, lower-case host).
@@ -357,6 +360,46 @@ pub trait Wallet: Send + Sync {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError>;
+
+    /// Asks the mint what paying this Lightning invoice takes (NUT-05, NUT-23).
+    /// Nothing is paid by it.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `Malformed`, `Store`.
+    async fn melt_quote(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        bolt11: &str,
+    ) -> Result<MeltQuote, WalletError>;
+
+    /// Pays the invoice of a quote. The caller writes the quote down before and
+    /// calls this **at most once** for it; whatever comes back, at most `most`
+    /// has left the wallet.
+    ///
+    /// # Errors
+    /// `NoBalance` (also where it would take more than `most`), `MintDown`,
+    /// `Refused`: nothing was paid, nor will be. `OutcomeUnknown`, `Store`: ask
+    /// [`melt_state`](Self::melt_state) later.
+    async fn melt(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+        most: Msat,
+    ) -> Result<Melt, WalletError>;
+
+    /// Finds out what became of a melt, by asking; it never melts. Where its
+    /// request may still be on the way, `NotPaid` is what the mint knows by now.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `Store`: not known now.
+    async fn melt_state(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        quote: &str,
+    ) -> Result<Melt, WalletError>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

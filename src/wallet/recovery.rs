@@ -65,8 +65,10 @@ impl Account {
 
     /// Ends Lightning payments that were begun.
     async fn melts(&self, mut found: Recovery) -> Result<Recovery, WalletError> {
-        if self.wallet.finalize_pending_melts().await.is_err() {
-            found.unfinished += 1;
+        match self.settle_melts().await {
+            Ok(open) => found.unfinished += open,
+            Err(WalletError::Store(why)) => return Err(WalletError::Store(why)),
+            Err(_) => found.unfinished += 1,
         }
         Ok(found)
     }
@@ -80,6 +82,8 @@ impl Account {
             return self.resynced(Recovery::default()).await;
         }
         // Sends are not undone before the mint can be asked about their proofs.
+        let melts = self.melt_sagas().await?;
+        self.doubt(&melts).await?;
         if self.doubt(&before).await? && !self.answers().await {
             let unfinished = before.len();
             return Ok(Recovery {
@@ -222,7 +226,8 @@ impl Account {
     }
 
     /// Open sagas that have an end to be brought to, and those that have none: a
-    /// token that was sent waits for its receiver.
+    /// token that was sent waits for its receiver. Without the melts that are on
+    /// their way.
     async fn unfinished(&self) -> Result<(Vec<WalletSaga>, Vec<WalletSaga>), WalletError> {
         let is_waiting = |saga: &WalletSaga| {
             matches!(
@@ -230,8 +235,9 @@ impl Account {
                 WalletSagaState::Send(SendSagaState::TokenCreated)
             )
         };
-        let (waiting, open): (Vec<_>, Vec<_>) =
-            self.sagas().await?.into_iter().partition(is_waiting);
+        let sagas = self.sagas().await?.into_iter();
+        let here = sagas.filter(|saga| !super::melts::in_flight(saga));
+        let (waiting, open): (Vec<_>, Vec<_>) = here.partition(is_waiting);
         Ok((open, waiting))
     }
 

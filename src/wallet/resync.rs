@@ -4,7 +4,8 @@
 //! taken them in a swap, whose outputs the same recovery then restores: the
 //! balance would count both, and a token could be made of spent proofs. So the
 //! proofs of such sends are written down before the recovery, and the mint is
-//! asked about each (NUT-07) before anything is sent again.
+//! asked about each (NUT-07) before anything is sent again. The same goes for
+//! melts: one that is taken for failed may have reached the mint after all.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +28,7 @@ impl Account {
         for saga in sagas {
             if matches!(
                 saga.state,
-                WalletSagaState::Send(_) | WalletSagaState::Swap(_)
+                WalletSagaState::Send(_) | WalletSagaState::Swap(_) | WalletSagaState::Melt(_)
             ) {
                 let held = self.store.get_reserved_proofs(&saga.id).await;
                 ys.extend(held.map_err(store)?.iter().map(|proof| proof.y.to_hex()));
@@ -36,11 +37,7 @@ impl Account {
         if ys.is_empty() {
             return Ok(false);
         }
-        let list = serde_json::to_vec(&ys).map_err(store)?;
-        self.store
-            .kv_write(SPACE.0, SPACE.1, &self.name(), &list)
-            .await
-            .map_err(store)?;
+        self.note_doubtful(&ys).await?;
         Ok(true)
     }
 
@@ -59,20 +56,38 @@ impl Account {
             .into_iter()
             .filter(|proof| proof.state == State::Unspent)
             .map(|proof| proof.y);
-        let spent = self.spent_of(free.collect()).await?;
+        let (spent, open) = self.spent_of(free.collect()).await?;
         self.store
             .update_proofs_state(spent, State::Spent)
             .await
             .map_err(store)?;
+        if open.is_empty() {
+            return self
+                .store
+                .kv_remove(SPACE.0, SPACE.1, &self.name())
+                .await
+                .map_err(store);
+        }
+        self.note_doubtful(&open.iter().map(PublicKey::to_hex).collect())
+            .await
+    }
+
+    async fn note_doubtful(&self, ys: &BTreeSet<String>) -> Result<(), WalletError> {
+        let list = serde_json::to_vec(ys).map_err(store)?;
         self.store
-            .kv_remove(SPACE.0, SPACE.1, &self.name())
+            .kv_write(SPACE.0, SPACE.1, &self.name(), &list)
             .await
             .map_err(store)
     }
 
-    async fn spent_of(&self, ys: Vec<PublicKey>) -> Result<Vec<PublicKey>, WalletError> {
+    /// Which of these the mint says are spent, and which are in somebody's
+    /// unfinished operation.
+    pub(super) async fn spent_of(
+        &self,
+        ys: Vec<PublicKey>,
+    ) -> Result<(Vec<PublicKey>, Vec<PublicKey>), WalletError> {
         if ys.is_empty() {
-            return Ok(ys);
+            return Ok((ys, Vec::new()));
         }
         let asked = ys.clone();
         let answer = self
@@ -80,12 +95,12 @@ impl Account {
             .post_check_state(CheckStateRequest { ys })
             .await
             .map_err(|error| nothing_sent(&error))?;
-        let spent = answer
-            .states
-            .iter()
-            .filter(|state| state.state == State::Spent)
-            .map(|state| state.y);
-        Ok(spent.filter(|y| asked.contains(y)).collect())
+        let of = |wanted: State| -> Vec<PublicKey> {
+            let states = answer.states.iter().filter(|told| told.state == wanted);
+            let ys = states.map(|told| told.y);
+            ys.filter(|y| asked.contains(y)).collect()
+        };
+        Ok((of(State::Spent), of(State::Pending)))
     }
 
     async fn doubtful(&self) -> Result<Vec<String>, WalletError> {

@@ -6,7 +6,7 @@
 //! [`Wallet::recover`](super::Wallet::recover)'s work, which knows the saga.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,14 +23,39 @@ use url::Url;
 /// A mint's client: paced, with a time limit, and counting.
 pub(super) type Client = BaseHttpClient<RateLimitedTransport<Guarded>>;
 
-/// How many swaps were sent, or may have been.
+/// How many swaps were sent, or may have been, and what became of the last melt.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sent(Arc<AtomicU64>);
+pub(super) struct Sent {
+    swaps: Arc<AtomicU64>,
+    melt_refused: Arc<AtomicBool>,
+}
 
 impl Sent {
     /// The count until now.
     pub(super) fn count(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.swaps.load(Ordering::SeqCst)
+    }
+
+    /// A melt is about to be sent: nobody has refused it yet.
+    pub(super) fn expect_melt(&self) {
+        self.melt_refused.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the last melt was answered by the mint itself with a refusal.
+    pub(super) fn melt_was_refused(&self) -> bool {
+        self.melt_refused.load(Ordering::SeqCst)
+    }
+
+    fn note_melt<T>(&self, answer: &Result<T, HttpError>) {
+        let refused = match answer {
+            Ok(_) => true,
+            // Others may come from a proxy on the way, which had passed it on.
+            Err(HttpError::Status { status, .. }) => {
+                (400..500).contains(status) && ![408, 425, 429].contains(status)
+            }
+            Err(_) => false,
+        };
+        self.melt_refused.store(refused, Ordering::SeqCst);
     }
 }
 
@@ -127,10 +152,16 @@ impl HttpTransport for Guarded {
     {
         if url.path().ends_with("/v1/swap") {
             self.knock(&url).await?;
-            self.sent.0.fetch_add(1, Ordering::SeqCst);
+            self.sent.swaps.fetch_add(1, Ordering::SeqCst);
         }
-        self.limited(self.inner.http_post(url, auth_token, payload))
-            .await
+        let melts = url.path().ends_with("/v1/melt/bolt11");
+        let answer = self
+            .limited(self.inner.http_post(url, auth_token, payload))
+            .await;
+        if melts {
+            self.sent.note_melt(&answer);
+        }
+        answer
     }
 
     async fn http_post_form_raw<P>(

@@ -70,6 +70,7 @@ fn help_of_every_command_names_its_options() {
         (vec!["check", "--help"], "--strict"),
         (vec!["leases", "--help"], "--json"),
         (vec!["money", "--help"], "may have to go back"),
+        (vec!["withdraw", "--help"], "is paid once"),
         (vec!["offer", "--help"], "--json"),
     ] {
         let output = satletd(dir.path(), &command);
@@ -78,6 +79,18 @@ fn help_of_every_command_names_its_options() {
         assert!(help.contains(wanted), "{command:?}: {help}");
     }
     assert_eq!(satletd(dir.path(), &["rnu"]).status.code(), Some(2));
+}
+
+#[test]
+fn withdraw_needs_an_amount_that_can_be_read_and_a_daemon() {
+    let (dir, config) = configured();
+    let config = config.to_str().unwrap();
+    let to = ["withdraw", "me@pay.example", "--config", config];
+    let wrong = satletd(dir.path(), &[&to[..], &["--amount", "lots"]].concat());
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let alone = satletd(dir.path(), &[&to[..], &["--amount", "5sat"]].concat());
+    assert_eq!(alone.status.code(), Some(5), "{alone:?}");
+    assert!(text(&alone.stderr).contains("satletd run"), "{alone:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod locked_refunds;
 mod locks;
 pub mod lost;
 mod paygress;
+mod payouts;
 mod pool;
 mod receipt;
 mod refunds;

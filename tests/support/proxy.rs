@@ -203,14 +203,17 @@ async fn carry(
     Ok(())
 }
 
-/// `/v1/swap` of `POST /v1/swap HTTP/1.1`; the keys of all keysets are one path.
+/// `/v1/swap` of `POST /v1/swap HTTP/1.1`; the keys of all keysets are one path,
+/// and so are the quotes that are asked about.
 fn path_of(request: &[u8]) -> String {
     let head = String::from_utf8_lossy(request);
     let path = head.split(' ').nth(1).unwrap_or_default();
-    match path.strip_prefix("/v1/keys/") {
-        Some(_) => "/v1/keys/*".to_owned(),
-        None => path.to_owned(),
+    for many in ["/v1/keys/", "/v1/melt/quote/bolt11/"] {
+        if path.starts_with(many) {
+            return format!("{many}*");
+        }
     }
+    path.to_owned()
 }
 
 /// One HTTP/1.1 message with its body by `content-length`; `None` at the end.

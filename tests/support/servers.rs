@@ -25,15 +25,21 @@ const ATTEMPTS: usize = 5;
 pub(crate) struct Server {
     dir: TempDir,
     port: u16,
+    name: String,
     end: Option<mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
 }
+
+/// Variables that a program is started with.
+type Env = &'static [(&'static str, &'static str)];
 
 /// How a program is started and recognised.
 struct Kind {
     program: PathBuf,
     /// Gives it its arguments, environment and files in this directory.
     prepare: fn(&mut Command, &Path, u16, &str),
+    /// Put into its environment after that.
+    env: Env,
     /// What to ask for over HTTP, and in which form.
     path: &'static str,
     accept: &'static str,
@@ -66,12 +72,18 @@ impl Server {
             free.local_addr().unwrap().port()
         };
         let name = format!("satlet-{:032x}", rand::random::<u128>());
+        Self::launch(kind, dir, port, name)
+    }
+
+    /// Starts it on these files.
+    fn launch(kind: &Kind, dir: TempDir, port: u16, name: String) -> Result<Self, String> {
         // The program is told to end with the thread that starts it, which is
         // the keeper's: this one may end before the test does.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.arg(&kind.program);
         (kind.prepare)(&mut command, dir.path(), port, &name);
+        command.envs(kind.env.iter().copied());
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         command
             .current_dir(dir.path())
@@ -85,6 +97,7 @@ impl Server {
         let server = Self {
             dir,
             port,
+            name: name.clone(),
             end: Some(end),
             keeper: Some(keeper),
         };
@@ -100,6 +113,21 @@ impl Server {
             }
             assert!(Instant::now() < deadline, "no answer:\n{}", server.log());
         }
+    }
+
+    /// Ends it, and starts it again on its files and its port.
+    async fn restart(mut self, kind: Kind) -> Self {
+        let empty = tempfile::tempdir().unwrap();
+        let dir = std::mem::replace(&mut self.dir, empty);
+        let (port, name) = (self.port, self.name.clone());
+        let started = tokio::task::spawn_blocking(move || {
+            drop(self);
+            Self::launch(&kind, dir, port, name)
+        });
+        started
+            .await
+            .unwrap()
+            .unwrap_or_else(|log| panic!("it does not start again:\n{log}"))
     }
 
     fn addr(&self) -> SocketAddr {
@@ -183,6 +211,7 @@ impl NostrRsRelay {
         let kind = Kind {
             program,
             prepare: Self::prepare,
+            env: &[],
             path: "/",
             accept: "application/nostr+json",
         };
@@ -225,13 +254,27 @@ impl Nutshell {
 
     /// Starts one. It takes a few seconds.
     pub(crate) async fn start(program: PathBuf) -> Self {
-        let kind = Kind {
+        Self::start_with(program, &[]).await
+    }
+
+    /// Starts one with this in its environment.
+    pub(crate) async fn start_with(program: PathBuf, env: Env) -> Self {
+        Self(Server::start(Self::kind(program, env)).await)
+    }
+
+    /// Starts it again on its files, with this in its environment.
+    pub(crate) async fn restart_with(self, program: PathBuf, env: Env) -> Self {
+        Self(self.0.restart(Self::kind(program, env)).await)
+    }
+
+    fn kind(program: PathBuf, env: Env) -> Kind {
+        Kind {
             program,
             prepare: Self::prepare,
+            env,
             path: "/v1/info",
             accept: "application/json",
-        };
-        Self(Server::start(kind).await)
+        }
     }
 
     fn prepare(command: &mut Command, dir: &Path, port: u16, name: &str) {
@@ -364,6 +407,7 @@ async fn a_server_that_does_not_start_is_shown_with_what_it_said() {
         prepare: |command, _, _, _| {
             command.args(["-c", "echo no such luck >&2"]);
         },
+        env: &[],
         path: "/",
         accept: "*/*",
     };

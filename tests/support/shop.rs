@@ -25,10 +25,11 @@ use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::lost;
 use satlet::provider::paygress::ports;
+use satlet::provider::payouts;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
     BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, Settings, Template, Timing,
+    RequestPolicy, Settings, SweepPolicy, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -68,7 +69,8 @@ async fn sweep(ctx: Arc<Ctx>) {
     tokio::join!(
         actors::sweep(Arc::clone(&ctx)),
         ports::keep(Arc::clone(&ctx)),
-        refunds::run(ctx)
+        refunds::run(Arc::clone(&ctx)),
+        payouts::run(ctx)
     );
 }
 
@@ -185,6 +187,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         backend: BackendSetting::Fake,
         refunds: RefundPolicy::default(),
         pool: POOL,
+        sweep: SweepPolicy::default(),
         creates: 64,
     }
 }

@@ -28,7 +28,7 @@ use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Answer, Message, Outcome};
 use satlet::protocol::request::{Ask, Request};
 use satlet::provider::ctx::Ctx;
-use satlet::provider::daemon::{Provider, Setup, StartError};
+use satlet::provider::daemon::{Provider, Setup, StartError, WALLET};
 use satlet::provider::settings::Settings;
 use satlet::relay::convert::{id_from, key_from, key_to, now, time_to};
 use satlet::relay::inbox::{Inbox, InboxOptions};
@@ -188,6 +188,12 @@ impl House {
 
     pub(crate) fn key(&self) -> PublicKey {
         key_from(&self.keys.public_key())
+    }
+
+    /// Puts so many sat of its own into its wallet, while it does not run.
+    pub(crate) async fn fill(&self, mint: MintUrl, sat: u64) {
+        let dir = self.settings.data_dir.join(WALLET);
+        fill(dir, self.seed, mint, sat).await;
     }
 
     /// Starts it on the files and machines that are there, connected and
@@ -510,6 +516,17 @@ impl Daemon {
         self.key
     }
 
+    /// Puts so many sat of its own into its wallet, while it does not run.
+    pub(crate) async fn fill(&self, sat: u64) {
+        let words = std::fs::read_to_string(self.dir.join("mnemonic")).unwrap();
+        let words: bip39::Mnemonic = words.trim().parse().unwrap();
+        let config: Value = serde_json::from_str(&self.configuration()).unwrap();
+        let mint = MintUrl(config["mints"][0]["url"].as_str().unwrap().to_owned());
+        let data = self.dir.join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        fill(data.join(WALLET), words.to_seed(""), mint, sat).await;
+    }
+
     /// Its configuration file.
     pub(crate) fn configuration(&self) -> String {
         std::fs::read_to_string(self.dir.join("provider.json")).unwrap()
@@ -659,6 +676,25 @@ impl Drop for Daemon {
             });
         });
     }
+}
+
+/// Mints so many sat into the wallet in `dir`.
+async fn fill(dir: PathBuf, seed: [u8; 64], mint: MintUrl, sat: u64) {
+    let wallet = CdkWallet::open(WalletOptions {
+        dir,
+        seed,
+        mints: vec![WalletMint {
+            url: mint.0.clone(),
+            requests_per_minute: 6000,
+        }],
+        timeout: Duration::from_secs(30),
+        allow_any_mint: false,
+    });
+    let wallet = wallet.await.unwrap();
+    let amount = Msat::from_sat(sat).unwrap();
+    let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
+    wallet.mint_wait(&quote, LONG).await.unwrap();
+    wallet.close().await;
 }
 
 /// What the wallet of a daemon that does not run holds, and what the tokens are

@@ -17,6 +17,7 @@ mod offer;
 mod output;
 mod reload;
 mod run;
+mod withdraw;
 
 #[cfg(test)]
 mod tests;
@@ -151,6 +152,40 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Pay what is yours out over Lightning: an invoice, or to a Lightning address.
+    ///
+    /// The running daemon pays it from one mint, and never so that less is left
+    /// there than may have to go back to consumers. The same invoice is paid once,
+    /// however often it is asked for: asked again, it says what became of it.
+    Withdraw {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// A Lightning invoice (lnbc…), or an address (name@host).
+        #[arg(value_name = "INVOICE|ADDRESS")]
+        to: String,
+        /// How much, in sat, or "all": for an address.
+        #[arg(long, value_name = "SAT|all")]
+        amount: Option<String>,
+        /// From this mint; else from the one from which most may leave.
+        #[arg(long, value_name = "URL")]
+        mint: Option<String>,
+        /// From ecash in this unit.
+        #[arg(long, value_parser = ["sat", "msat"])]
+        unit: Option<String>,
+        /// What it may cost, in sat; else two percent, and 10 sat in any case.
+        #[arg(long, value_name = "SAT")]
+        max_fee: Option<u64>,
+        /// Take also what no row of the ledger explains: you know whose it is.
+        #[arg(long)]
+        unexplained: bool,
+        /// How long to wait for the end, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+        /// One JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the offer: what the running daemon publishes, or what would be published.
     Offer {
         /// Which configuration.
@@ -177,6 +212,28 @@ pub fn main(args: &Args) -> ExitCode {
         Command::Reload { config } => reload::reload(&mut output, config),
         Command::Leases { config, json } => leases::leases(&mut output, config, *json),
         Command::Money { config, json } => money::money(&mut output, config, *json),
+        Command::Withdraw {
+            config,
+            to,
+            amount,
+            mint,
+            unit,
+            max_fee,
+            unexplained,
+            wait,
+            json,
+        } => {
+            let wanted = withdraw::Wanted {
+                to: to.clone(),
+                amount: amount.clone(),
+                mint: mint.clone(),
+                unit: unit.clone(),
+                max_fee: *max_fee,
+                unexplained: *unexplained,
+                wait: std::time::Duration::from_secs(*wait),
+            };
+            withdraw::withdraw(&mut output, config, wanted, *json)
+        }
         Command::Offer { config, json } => offer::offer(&mut output, config, *json),
     };
     let exit = done.unwrap_or_else(|error| {

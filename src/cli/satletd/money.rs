@@ -43,6 +43,9 @@ pub(super) fn render(money: &MoneyView) -> Vec<String> {
         lines.push("No money yet.".to_owned());
         return lines;
     }
+    for payout in money.payouts.iter().filter(|one| one.ended_at.is_none()) {
+        lines.extend(super::withdraw::render(payout).into_iter().take(1));
+    }
     lines.push(format!(
         "In all: received {} after mint fees, served {}, given back {}.",
         money.received_msat, money.served_msat, money.refunded_msat
@@ -96,7 +99,17 @@ fn rows(purse: &PurseView) -> Vec<Vec<String>> {
             purse.unexplained_msat,
             "what no row of the ledger explains; it stays",
         ),
-        sum("withdrawn", purse.withdrawn_msat, "what was taken out"),
+        sum(
+            "withdrawn",
+            purse.withdrawn_msat,
+            "what was taken out over Lightning",
+        ),
+        sum("its fees", purse.payout_fees_msat, "what that cost you"),
+        sum(
+            "leaving",
+            purse.leaving_msat,
+            "what payments on their way may take",
+        ),
         sum("mint fees", purse.mint_fees_msat, "what the mint kept"),
     ]
 }

@@ -248,6 +248,45 @@ pub struct Misstep {
 }
 
 impl Lease {
+    /// A lease as it begins: room is held for it, and nothing is paid.
+    pub fn reserve(
+        id: LeaseId,
+        owner: PublicKey,
+        request: RequestId,
+        tier: Tier,
+        image: String,
+        ssh_keys: Vec<String>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            owner,
+            request,
+            tier,
+            image,
+            ssh_keys,
+            phase: Phase::Reserved,
+            why: "room is held, the payment is under way".to_owned(),
+            cause: None,
+            created_at: now,
+            started_at: None,
+            expires_at: None,
+            waiting_seconds: 0,
+            waiting_fees: Msat::ZERO,
+            sold_seconds: 0,
+            money: Books::default(),
+            purse: None,
+            purses: Purses::default(),
+            payments: Vec::new(),
+            refunds: Vec::new(),
+            refund_key: None,
+            gift: None,
+            warned: Vec::new(),
+            stop_request: None,
+            looked_at: now,
+        }
+    }
+
     /// Seconds that are paid and not served at `now`. Never more than the books
     /// have money for: a clock that was set back sells nothing again.
     pub fn unserved_seconds(&self, now: Timestamp) -> u64 {

@@ -17,11 +17,11 @@ fn request(n: u128) -> RequestId {
 }
 
 fn reserved() -> Lease {
-    Lease {
-        id: "aaaaaaaaaaaa".parse().unwrap(),
-        owner: PublicKey::from_bytes([1; 32]),
-        request: request(1),
-        tier: Tier {
+    Lease::reserve(
+        "small".parse().unwrap(),
+        PublicKey::from_bytes([1; 32]),
+        request(1),
+        Tier {
             id: "small".parse().unwrap(),
             name: String::new(),
             description: String::new(),
@@ -30,28 +30,10 @@ fn reserved() -> Lease {
             min_seconds: 1,
             max_seconds: 100_000,
         },
-        image: "host".to_owned(),
-        ssh_keys: Vec::new(),
-        phase: Phase::Reserved,
-        why: String::new(),
-        cause: None,
-        created_at: at(0),
-        started_at: None,
-        expires_at: None,
-        waiting_seconds: 0,
-        waiting_fees: Msat::ZERO,
-        sold_seconds: 0,
-        money: Books::default(),
-        purse: None,
-        purses: Purses::default(),
-        payments: Vec::new(),
-        refunds: Vec::new(),
-        refund_key: None,
-        gift: None,
-        warned: Vec::new(),
-        stop_request: None,
-        looked_at: at(0),
-    }
+        "host".to_owned(),
+        Vec::new(),
+        at(0),
+    )
 }
 
 fn pace() -> Pace {

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::core::ids::RequestId;
-use crate::core::lease::{Books, Event, Purses};
+use crate::core::lease::Event;
 use crate::core::pricing::Tier;
 
 const RATE: u64 = 100;
@@ -35,11 +35,11 @@ impl Sample {
     }
 
     fn reserved() -> Self {
-        let lease = Lease {
-            id: "k3zpq7vtt2lm".parse().unwrap(),
-            owner: PublicKey::from_bytes([1; 32]),
-            request: request(1),
-            tier: Tier {
+        let lease = Lease::reserve(
+            "k3zpq7vtt2lm".parse().unwrap(),
+            PublicKey::from_bytes([1; 32]),
+            request(1),
+            Tier {
                 id: "small".parse().unwrap(),
                 name: String::new(),
                 description: String::new(),
@@ -48,28 +48,10 @@ impl Sample {
                 min_seconds: 1,
                 max_seconds: 100_000,
             },
-            image: "host".to_owned(),
-            ssh_keys: Vec::new(),
-            phase: Phase::Reserved,
-            why: String::new(),
-            cause: None,
-            created_at: at(0),
-            started_at: None,
-            expires_at: None,
-            waiting_seconds: 0,
-            waiting_fees: Msat::ZERO,
-            sold_seconds: 0,
-            money: Books::default(),
-            purse: None,
-            purses: Purses::default(),
-            payments: Vec::new(),
-            refunds: Vec::new(),
-            refund_key: None,
-            gift: None,
-            warned: Vec::new(),
-            stop_request: None,
-            looked_at: at(0),
-        };
+            "host".to_owned(),
+            Vec::new(),
+            at(0),
+        );
         Self {
             lease,
             payments: Vec::new(),

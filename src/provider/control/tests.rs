@@ -42,6 +42,12 @@ impl Queries for Fixed {
     async fn reload(&self) -> Result<ReloadView, String> {
         Err("the file is bad".to_owned())
     }
+    async fn withdraw(&self, ask: Withdrawal) -> Result<PayoutView, String> {
+        Err(format!("not to {} bytes", ask.to.len()))
+    }
+    async fn payout(&self, hash: &str) -> Result<PayoutView, String> {
+        Err(format!("no {hash}"))
+    }
 }
 
 async fn with_daemon<T>(test: impl AsyncFnOnce(&Path) -> T) -> T {
@@ -63,6 +69,20 @@ async fn questions_are_answered_and_tokens_stay_in_the_ledger() {
         assert_eq!(offer.hostname, "BoldAmberHeron");
         let money: MoneyView = ask(dir, Ask::Money).await.unwrap();
         assert_eq!(money, MoneyView::default());
+        // As long as invoices are.
+        let long = Withdrawal {
+            unexplained: false,
+            to: "l".repeat(crate::wallet::MAX_INVOICE),
+            amount: Some(Amount::All),
+            mint: None,
+            unit: None,
+            max_fee_msat: None,
+        };
+        let paid: Result<PayoutView, _> = ask(dir, Ask::Withdraw(long)).await;
+        assert!(matches!(paid, Err(ControlError::Refused(why)) if why == "not to 4096 bytes"));
+        let payout = "ff".to_owned();
+        let known: Result<PayoutView, _> = ask(dir, Ask::Payout { payout }).await;
+        assert!(matches!(known, Err(ControlError::Refused(why)) if why == "no ff"));
         let status: Result<StatusView, _> = ask(dir, Ask::Status).await;
         assert!(matches!(status, Err(ControlError::Refused(why)) if why == "not now"));
     })

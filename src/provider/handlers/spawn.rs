@@ -9,7 +9,7 @@ use super::quote::{room, unit_name};
 use super::{Handled, claim_proofs, commit, gift, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
-use crate::core::lease::{Books, Lease, Phase, Purses};
+use crate::core::lease::Lease;
 use crate::core::money::Msat;
 use crate::core::payment::lock::{self, LockKey};
 use crate::core::payment::{Payment, PaymentState, Purpose};
@@ -227,33 +227,15 @@ pub(super) fn new_lease(
     id: RequestId,
     accepted: &Accepted,
 ) -> Lease {
-    Lease {
-        id: LeaseId::from_random(rand::rng().random()),
+    Lease::reserve(
+        LeaseId::from_random(rand::rng().random()),
         owner,
-        request: id,
-        tier: accepted.tier.clone(),
-        image: accepted.image_name.clone(),
-        ssh_keys: accepted.ssh_keys.clone(),
-        phase: Phase::Reserved,
-        why: "room is held, the payment is under way".to_owned(),
-        cause: None,
-        created_at: now,
-        started_at: None,
-        expires_at: None,
-        waiting_seconds: 0,
-        waiting_fees: Msat::ZERO,
-        sold_seconds: 0,
-        money: Books::default(),
-        purse: None,
-        purses: Purses::default(),
-        payments: Vec::new(),
-        refunds: Vec::new(),
-        refund_key: None,
-        gift: None,
-        warned: Vec::new(),
-        stop_request: None,
-        looked_at: now,
-    }
+        id,
+        accepted.tier.clone(),
+        accepted.image_name.clone(),
+        accepted.ssh_keys.clone(),
+        now,
+    )
 }
 
 /// What the backend is asked for. Limits that it cannot hold are left out: they

@@ -8,9 +8,10 @@ use satlet::core::money::Msat;
 use satlet::ledger::{ENDED, FILE, LEASES, PAYMENTS};
 use satlet::protocol::error::{Code, Money};
 use satlet::protocol::reply::{Answer, LeaseState};
-use satlet::provider::queries;
-use satlet::provider::solvency;
+use satlet::provider::control::Withdrawal;
 use satlet::provider::strays::{self, Suspects};
+use satlet::provider::{payouts, queries, solvency};
+use satlet::wallet::fake::{Fate, invoice};
 use satlet::wallet::{Unit, Wallet};
 
 use crate::support::shop::{MINT, Shop, body, key, new_id, spawn, status, stop, topup};
@@ -76,8 +77,18 @@ async fn leases_are_rebuilt_from_their_workloads_and_end_at_their_time() {
     let left = lease.unserved_seconds(shop.ctx().now());
     let rest = balance(&shop).await.checked_sub(Msat::new(left * 100));
     assert_eq!(Some(unexplained(&shop).await), rest);
-    let keep = solvency::must_stay(shop.ctx()).await.unwrap();
-    assert_eq!(keep.into_values().next(), Some(balance(&shop).await));
+    let before = balance(&shop).await;
+    let out = Withdrawal {
+        to: invoice(sat(1), Fate::Pays),
+        amount: None,
+        mint: None,
+        unit: None,
+        max_fee_msat: None,
+        unexplained: false,
+    };
+    let refused = payouts::withdraw(shop.ctx(), out).await.unwrap_err();
+    assert!(refused.contains("explains"), "{refused}");
+    assert_eq!(balance(&shop).await, before);
     let money = queries::money(shop.ctx()).await.unwrap();
     assert_eq!(money.purses[0].earned_msat, 0);
 
