@@ -150,6 +150,7 @@ async fn a_provider_goes_on_with_its_seed_alone() {
     let last = purse.token(150).await;
 
     // One refund is out, another is owed because the mint is down.
+    let had = house.balance().await;
     world.mint.stop().await;
     let asked = satlet::protocol::request::Ask::Stop(satlet::protocol::request::OfLease {
         lease: owed.clone(),
@@ -157,7 +158,6 @@ async fn a_provider_goes_on_with_its_seed_alone() {
     let (_, body) = crate::support::world::request(asked);
     asker.send(&house.key(), &body).await;
     within("it is owed", || !row(&house, &owed).money.owed.is_zero()).await;
-    let had = house.balance().await;
     house.stop().await;
     lose_wallet(&house);
 
