@@ -168,6 +168,7 @@ async fn what_was_owed_is_reported_and_tokens_that_are_out_are_left_alone() {
     // The wallet made its tokens before the new ledger began.
     shop.wallet.set_time(shop.ctx().now());
     let gone = shop.spawn(me, 100).await.status.lease;
+    pass(300).await;
     let Ok(Answer::Stop(stopped)) = shop.ask(me, stop(&gone)).await else {
         panic!()
     };
