@@ -189,8 +189,10 @@ fn end(ctx: &Ctx, workload: &Owned, note: &Note, seen: &Observed, now: Timestamp
     let told = workload.labels.expires_at;
     match seen {
         Observed::Running { started_at, .. } => {
-            let sold = (*started_at).min(now).plus_secs(note.seconds);
-            let end = told.max(sold);
+            // A start that lies in the future was before the clock was set back.
+            let since = Some(*started_at).filter(|since| *since <= now);
+            let sold = since.map(|since| since.plus_secs(note.seconds));
+            let end = told.max(sold.unwrap_or_default());
             if end > now {
                 end
             } else {

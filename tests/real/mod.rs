@@ -12,6 +12,7 @@ mod gateway;
 mod images;
 mod isolation;
 mod locks;
+mod lost;
 mod melts;
 mod network;
 mod old_client;

@@ -18,6 +18,7 @@ use satlet::wallet::{Unit, Wallet, WalletError};
 use crate::support::shop::{MINT, Shop, body, key, new_id, spawn, status, stop, topup, until};
 
 mod real_mint;
+mod two_mints;
 
 const DAY: u64 = 24 * 3600;
 /// How long these shops keep refunds.

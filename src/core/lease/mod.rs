@@ -165,7 +165,8 @@ pub struct Books {
     /// The owner's, in our wallet: below the price of a second, too little for a
     /// token, or a refund that was taken back.
     pub credit: Msat,
-    /// Credit that came from leases of the same owner that are over.
+    /// Credit that came from leases of the same owner that are over; or what a lease
+    /// begins with that was rebuilt after its ledger was lost.
     #[serde(default, skip_serializing_if = "nothing")]
     pub brought: Msat,
     /// Credit that went to another lease of the same owner.

@@ -176,14 +176,15 @@ async fn what_relays_bring_again_buys_nothing_and_moves_nothing() {
 async fn what_was_owed_is_reported_and_tokens_that_are_out_are_left_alone() {
     let mut shop = Shop::open().await;
     let me = key(1);
+    // The wallet made its tokens before the new ledger began.
+    shop.wallet.set_time(shop.ctx().now());
     let gone = shop.spawn(me, 100).await.status.lease;
+    pass(300).await;
     let Ok(Answer::Stop(stopped)) = shop.ask(me, stop(&gone)).await else {
         panic!()
     };
     let out = stopped.refund.unwrap();
     let runs = shop.spawn(me, 100).await.status.lease;
-    // The wallet made its tokens before the new ledger began.
-    shop.wallet.set_time(shop.ctx().now());
     let mint = satlet::wallet::MintUrl(MINT.to_owned());
     let older = shop.wallet.send(&mint, &Unit::Sat, sat(5), false).await;
     let older = older.unwrap();

@@ -150,11 +150,11 @@ async fn a_provider_goes_on_with_its_seed_alone() {
     let last = purse.token(150).await;
 
     // One refund is out, another is owed because the mint is down.
+    let had = house.balance().await;
     world.mint.stop().await;
     let (_, body) = crate::support::world::request(stop(&owed));
     asker.send(&house.key(), &body).await;
     within("it is owed", || !row(&house, &owed).money.owed.is_zero()).await;
-    let had = house.balance().await;
     house.stop().await;
     lose_wallet(&house);
 
