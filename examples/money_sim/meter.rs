@@ -44,6 +44,10 @@ pub(super) struct Meter {
     waiting: u64,
     waiting_fees: u64,
     expires: u64,
+    /// Seconds of them that were given.
+    gift: u64,
+    /// Of those, what was not served and went back.
+    pub(super) returned: u64,
     pub(super) refunds: Vec<Owed>,
 }
 
@@ -64,7 +68,33 @@ impl Meter {
             waiting: 0,
             waiting_fees: 0,
             expires: 0,
+            gift: 0,
+            returned: 0,
             refunds: Vec::new(),
+        }
+    }
+
+    /// One that begins with a gift of so many seconds.
+    pub(super) fn given(lease: LeaseId, rate: u64, seconds: u64) -> Self {
+        Self {
+            kind: Kind::Coming,
+            seconds,
+            waiting: seconds,
+            gift: seconds,
+            ..Self::new(lease, rate)
+        }
+    }
+
+    /// What was given, used or not.
+    pub(super) fn gift(&self) -> u64 {
+        self.gift * self.rate
+    }
+
+    /// What was served for money, once the lease is over.
+    pub(super) fn earned(&self) -> u64 {
+        match self.kind {
+            Kind::Ended => self.seconds * self.rate - (self.gift() - self.returned),
+            _ => 0,
         }
     }
 
@@ -121,7 +151,10 @@ impl Meter {
     fn end(&mut self, came_up: bool, our_fault: bool, now: u64) {
         let left = self.unserved(now);
         let ours = if came_up { 0 } else { self.waiting_fees };
-        let mut msat = left * self.rate + ours;
+        // The gift was served first.
+        let unused = self.gift.saturating_sub(self.seconds - left);
+        self.returned = unused * self.rate;
+        let mut msat = (left - unused) * self.rate + ours;
         if msat > 0 {
             msat += self.credit;
             self.credit = 0;
@@ -216,15 +249,16 @@ impl Meter {
     }
 
     /// Compares with the core's lease, and gives the msat by which the core's
-    /// books are off: `paid + absorbed - (mint_fees + served + unserved + owed +
-    /// refunded + refund_fees + credit)`, the time by this meter.
+    /// books are off: `paid + absorbed + given - (mint_fees + served + unserved +
+    /// owed + refunded + refund_fees + credit + returned)`, the time by this meter.
     pub(super) fn compare(&self, lease: &Lease, now: u64) -> Result<(), (u64, String)> {
         let b = &lease.money;
         let unserved = self.unserved(now) * self.rate;
         let served = self.seconds * self.rate - unserved;
-        let left = b.paid.get() + b.absorbed.get();
+        let left = b.paid.get() + b.absorbed.get() + b.given.get();
         let right = b.mint_fees.get() + served + unserved + b.owed.get();
         let right = right + b.refunded.get() + b.refund_fees.get() + b.credit.get();
+        let right = right + b.returned.get();
         if left != right {
             let off = left.abs_diff(right);
             return Err((off, format!("the books are off by {off} msat: {b:?}")));
@@ -239,6 +273,8 @@ impl Meter {
             ("owed", b.owed.get(), self.owed()),
             ("refunded", b.refunded.get(), self.refunded),
             ("refund fees", b.refund_fees.get(), self.refund_fees),
+            ("given", b.given.get(), self.gift()),
+            ("returned", b.returned.get(), self.returned),
             ("served", told, served),
             (
                 "unserved seconds",

@@ -349,7 +349,6 @@ fn on_cdk(row: Row) {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "shown where a row fails")]
 fn every_row_on_nutshell() {
     let program = match Nutshell::program() {
         Ok(program) => program,
