@@ -117,3 +117,40 @@ fn links_between_documents_lead_somewhere() {
         }
     }
 }
+
+/// The file of a module path such as `scenarios::wallet` or `wallet::tests`.
+fn source_of(module: &str) -> Option<String> {
+    let below = module.replace("::", "/");
+    let names = ["src", "tests"].map(|top| format!("{top}/{below}"));
+    let names = names
+        .iter()
+        .flat_map(|name| [format!("{name}.rs"), format!("{name}/mod.rs")]);
+    let mut there = names.filter(|name| crate::support::root().join(name).exists());
+    there.next().map(|name| read(&name))
+}
+
+#[test]
+fn each_row_of_what_breaks_names_tests_that_are_there() {
+    let rows = table(&read("docs/PAYMENTS.md"), "row");
+    assert!(rows.len() > 15, "{rows:?}");
+    let mut named = Vec::new();
+    for row in &rows {
+        assert_eq!(row.len(), 3, "{row:?}");
+        let tests: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{row:?}");
+        for test in tests {
+            let (module, name) = test.rsplit_once("::").unwrap();
+            let found = source_of(test).is_some()
+                || source_of(module).is_some_and(|text| text.contains(&format!("fn {name}(")));
+            assert!(found, "there is no {test}");
+            named.push(name.to_owned());
+        }
+    }
+    let text = read("tests/real/rows.rs");
+    let made = text.split("rows! {\n").nth(1).unwrap();
+    let made = made.split('}').next().unwrap();
+    for row in made.lines().map(|line| line.trim().trim_end_matches(',')) {
+        let told = row.is_empty() || named.iter().any(|name| name == row);
+        assert!(told, "docs/PAYMENTS.md does not tell of {row}");
+    }
+}

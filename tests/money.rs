@@ -8,6 +8,8 @@ use crate::money_sim::{MUTANTS, run};
 const SEEN: &[&str] = &[
     "a refund was claimed",
     "a refund was taken back",
+    "a gift came back",
+    "a lease was given",
     "a lost redemption was done",
     "a lost redemption was not done",
     "a lost token was spent elsewhere",

@@ -6,6 +6,7 @@ use satlet::core::lease::{Lease, Phase, Refund, RefundState};
 use satlet::core::payment::{Payment, PaymentState, Purpose};
 
 use super::disk::{Answer, RequestRow};
+use super::gifts;
 use super::rules::{Mutant, Rules};
 use super::world::{MINT, State};
 
@@ -65,7 +66,8 @@ pub(super) fn someone_waits(s: &mut State, lease: &Lease, payments: &[Payment]) 
 
 fn requests(lease: &Lease, payments: &[Payment]) -> Vec<RequestId> {
     let paid = payments.iter().map(|payment| payment.request);
-    paid.chain(lease.stop_request).collect()
+    let given = lease.gift.map(|_| lease.request);
+    paid.chain(lease.stop_request).chain(given).collect()
 }
 
 fn is_settled(lease: &Lease) -> bool {
@@ -77,6 +79,9 @@ fn say(now: u64, lease: &Lease, payments: &[Payment], row: &RequestRow, late: bo
     if lease.stop_request == Some(row.id) {
         let late = late && at_end && now >= row.received_at + 2 * MINT;
         return (is_settled(lease) || late).then_some(Say::Last(Answer::Stopped));
+    }
+    if let Some(told) = gifts::told(lease, row.id, late && at_end) {
+        return told.map(Say::Last);
     }
     let payment = payments.iter().find(|payment| payment.request == row.id)?;
     let waited = late && now >= payment.deadline.as_secs();

@@ -99,10 +99,11 @@ impl State {
     /// What the consumer sends next, if anything.
     fn next_message(&mut self) -> Option<Msg> {
         let ask = match self.rng.below(100) {
-            0..45 => {
+            0..40 => {
                 let token = self.new_token();
                 self.spend(token)
             }
+            40..45 => Ask::Gift,
             45..57 => Ask::Stop(self.some_lease()?),
             57..70 => {
                 let n = self.consumer.sent.len();

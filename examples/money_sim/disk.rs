@@ -12,6 +12,8 @@ use serde_json::json;
 pub(super) enum Ask {
     /// A workload for this token.
     Spawn(Token),
+    /// A workload for nothing.
+    Gift,
     /// More time for this lease.
     Topup(LeaseId, Token),
     /// The end of this lease.
@@ -108,6 +110,8 @@ pub(super) struct Disk {
     pub(super) inbox: Vec<(Msg, bool)>,
     /// Workloads that are to be, and whether the backend gave a handle.
     pub(super) workloads: Vec<(LeaseId, bool)>,
+    /// The pool.
+    pub(super) gifts: super::gifts::Rows,
 }
 
 impl Disk {

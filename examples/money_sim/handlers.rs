@@ -18,10 +18,10 @@ use super::rules::at;
 use super::world::{MINT, PROVISION, State, World};
 
 /// How many leases there is room for.
-const ROOM: usize = 4;
+pub(super) const ROOM: usize = 4;
 
 /// It was refused, with nothing touched.
-struct Refused;
+pub(super) struct Refused;
 
 impl World {
     /// A message comes from a relay: it is stored, then handled.
@@ -106,6 +106,7 @@ impl World {
     async fn attempt(&self, msg: &Msg) -> Result<LeaseId, Refused> {
         match &msg.ask {
             Ask::Spawn(token) => self.buy(msg.request, token).await,
+            Ask::Gift => self.gift(msg.request).await,
             Ask::Topup(lease, token) => self.topup(msg.request, lease, token).await,
             Ask::Stop(lease) => self.stop(msg.request, lease),
         }
@@ -205,7 +206,7 @@ impl World {
 }
 
 impl State {
-    fn new_lease(&mut self, request: RequestId) -> Lease {
+    pub(super) fn new_lease(&mut self, request: RequestId) -> Lease {
         self.consumer.leases += 1;
         let mut lease = self.blank.lease.clone();
         lease.id = lease_id(self.consumer.leases);

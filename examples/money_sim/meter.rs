@@ -52,6 +52,10 @@ pub(super) struct Meter {
     /// What came and has not gone back, the newest last, and where it lies.
     came: Vec<(Place, u64)>,
     last: Option<Place>,
+    /// Seconds of them that were given.
+    gift: u64,
+    /// Of those, what was not served and went back.
+    pub(super) returned: u64,
     pub(super) refunds: Vec<Owed>,
 }
 
@@ -74,7 +78,33 @@ impl Meter {
             expires: 0,
             came: Vec::new(),
             last: None,
+            gift: 0,
+            returned: 0,
             refunds: Vec::new(),
+        }
+    }
+
+    /// One that begins with a gift of so many seconds.
+    pub(super) fn given(lease: LeaseId, rate: u64, seconds: u64) -> Self {
+        Self {
+            kind: Kind::Coming,
+            seconds,
+            waiting: seconds,
+            gift: seconds,
+            ..Self::new(lease, rate)
+        }
+    }
+
+    /// What was given, used or not.
+    pub(super) fn gift(&self) -> u64 {
+        self.gift * self.rate
+    }
+
+    /// What was served for money, once the lease is over.
+    pub(super) fn earned(&self) -> u64 {
+        match self.kind {
+            Kind::Ended => self.seconds * self.rate - (self.gift() - self.returned),
+            _ => 0,
         }
     }
 
@@ -134,9 +164,13 @@ impl Meter {
     fn end(&mut self, came_up: bool, our_fault: bool, now: u64) {
         let left = self.unserved(now);
         let ours = if came_up { 0 } else { self.waiting_fees };
+        // The gift was served first.
+        let unused = self.gift.saturating_sub(self.seconds - left);
+        self.returned = unused * self.rate;
+        let paid = (left - unused) * self.rate;
         let mut back = Vec::new();
-        if left * self.rate + ours > 0 {
-            back = self.newest(left * self.rate + self.credit);
+        if paid + ours > 0 {
+            back = self.newest(paid + self.credit);
             self.credit = 0;
         }
         self.absorbed += ours;
@@ -269,15 +303,16 @@ impl Meter {
     }
 
     /// Compares with the core's lease, and gives the msat by which the core's
-    /// books are off: `paid + absorbed - (mint_fees + served + unserved + owed +
-    /// refunded + refund_fees + credit)`, the time by this meter.
+    /// books are off: `paid + absorbed + given - (mint_fees + served + unserved +
+    /// owed + refunded + refund_fees + credit + returned)`, the time by this meter.
     pub(super) fn compare(&self, lease: &Lease, now: u64) -> Result<(), (u64, String)> {
         let b = &lease.money;
         let unserved = self.unserved(now) * self.rate;
         let served = self.seconds * self.rate - unserved;
-        let left = b.paid.get() + b.absorbed.get();
+        let left = b.paid.get() + b.absorbed.get() + b.given.get();
         let right = b.mint_fees.get() + served + unserved + b.owed.get();
         let right = right + b.refunded.get() + b.refund_fees.get() + b.credit.get();
+        let right = right + b.returned.get();
         if left != right {
             let off = left.abs_diff(right);
             return Err((off, format!("the books are off by {off} msat: {b:?}")));
@@ -292,6 +327,8 @@ impl Meter {
             ("owed", b.owed.get(), self.owed()),
             ("refunded", b.refunded.get(), self.refunded),
             ("refund fees", b.refund_fees.get(), self.refund_fees),
+            ("given", b.given.get(), self.gift()),
+            ("returned", b.returned.get(), self.returned),
             ("served", told, served),
             (
                 "unserved seconds",

@@ -18,6 +18,7 @@ mod answers;
 mod backend;
 mod consumer;
 mod disk;
+mod gifts;
 mod handlers;
 mod meter;
 mod mint;
@@ -141,6 +142,8 @@ fn history(
     let (turns, crashes) = world.with(|s| {
         let most = [0, 0, 2_000, 30_000][s.rng.below(4)];
         s.fund(most);
+        let earned = s.rng.within(0, 4_000_000);
+        s.disk.gifts.begin(earned);
         let turns = s.rng.within(40, 220);
         let crashes: Vec<_> = (0..s.rng.within(1, 4))
             .map(|_| s.rng.within(5, turns))

@@ -31,6 +31,9 @@ pub(super) fn after_commit(s: &mut State) {
         let what = format!("lease {} is served and has no workload", lease.id);
         return s.fail(0, what);
     }
+    if let Some((drift, what)) = super::gifts::check(s) {
+        return s.fail(drift, what);
+    }
     let purses =
         (0..super::mint::MINTS).flat_map(|mint| [1, 1000].map(|piece| Purse { mint, piece }));
     for purse in purses {
@@ -273,7 +276,9 @@ fn answers(s: &mut State) -> Option<String> {
         let right = match answer {
             Some(Answer::Refused) => !is_taken(s, id),
             Some(Answer::Spawned) => {
-                is_taken(s, id) && lease_of(s, id).is_some_and(|l| l.started_at.is_some())
+                let taken = is_taken(s, id);
+                lease_of(s, id)
+                    .is_some_and(|l| (taken || l.gift.is_some()) && l.started_at.is_some())
             }
             Some(Answer::ToppedUp | Answer::Failed) => is_taken(s, id),
             Some(Answer::Stopped) => {

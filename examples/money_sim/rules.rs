@@ -72,6 +72,14 @@ mutants! {
     EarnRefund = "earn-refund",
     /// Money that comes when the lease has ended is on no books.
     ForgetLate = "forget-late",
+    /// What of a gift was not served does not come back to the pool.
+    GiftKept = "gift-not-returned",
+    /// What of a gift was not served is refunded as if it had been paid.
+    GiftRefunded = "gift-refunded-as-money",
+    /// A gift is promised, and the pool has as much as before.
+    GiftUndebited = "gift-undebited",
+    /// The pool is debited in one commit and the lease is made in the next.
+    GiftApart = "gift-apart",
 }
 
 /// The core, whole or with a rule forgotten.
@@ -134,6 +142,13 @@ impl Rules {
             (Event::StopBegun, Some(Mutant::RefundServed)) => {
                 let from = lease.started_at.unwrap_or(at(now));
                 lease.on(Event::StopBegun, from)
+            }
+            (Event::StopBegun, Some(Mutant::GiftRefunded)) => {
+                let given = std::mem::take(&mut lease.money.given);
+                lease.money.paid = lease.money.paid.checked_add(given).unwrap_or(given);
+                let purse = || ("0".to_owned(), "sat".to_owned());
+                lease.purse.get_or_insert_with(purse);
+                lease.on(Event::StopBegun, at(now))
             }
             (event @ Event::Failed(_), Some(Mutant::ForgetOurFee)) => {
                 lease.waiting_fees = Msat::ZERO;

@@ -9,6 +9,7 @@ use satlet::core::payment::Payment;
 
 use super::answers;
 use super::backend::{BackendError, Observed, Order};
+use super::gifts;
 use super::mint::Op;
 use super::oracle;
 use super::rules::Mutant;
@@ -212,11 +213,15 @@ impl World {
         self.pause().await;
         let rules = self.rules;
         self.commit(|s| {
-            let Some(mut lease) = s.disk.lease(id).cloned() else {
+            let Some(before) = s.disk.lease(id).cloned() else {
                 return s.fail(0, format!("lease {id} is not there"));
             };
+            let mut lease = before.clone();
             if let Err(what) = edit(s, &mut lease) {
                 return s.fail(0, what);
+            }
+            if gifts::settle(s, rules, &before, &lease).is_none() {
+                return s.fail(0, format!("lease {id} does not go with the pool"));
             }
             if let Some(row) = s.disk.lease_mut(id) {
                 row.clone_from(&lease);

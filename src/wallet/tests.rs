@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
 use tokio::sync::Notify;
 
 use super::actor::{Actor, Lost};
@@ -11,7 +14,7 @@ use super::conformance::{Bench, sat, token_v3};
 use super::fake::{FakeMint, FakeWallet};
 use super::seed::{SeedError, load_or_create_seed};
 use super::{MintUrl, RedemptionState, Unit, Wallet, WalletError, normalise, token};
-use crate::core::payment::lock::Kind;
+use crate::core::payment::lock::{self, BadLock, Kind};
 use crate::core::time::Timestamp;
 
 const MINT: &str = "https://mint.example";
@@ -158,6 +161,72 @@ fn spending_conditions_are_read() {
             "{data} {tags}"
         );
     }
+}
+
+/// What a token with one proof of this secret is refused for, at a provider with
+/// the key 2, an hour ahead of now.
+fn refused_lock(secret: &str) -> Result<(), BadLock> {
+    let info = token::read(&v3("sat", &[secret])).unwrap().info;
+    let margin = Duration::from_secs(3600);
+    lock::accept(&info.locks, &[KEY_2.parse().unwrap()], NOON, margin).map(drop)
+}
+
+const NOON: Timestamp = Timestamp::from_secs(1_790_000_000);
+const KEY_2: &str = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
+const KEY_3: &str = "02f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9";
+
+fn locked_to(key: &str, tags: &str) -> String {
+    format!(r#"["P2PK",{{"nonce":"aa","data":"{key}","tags":[{tags}]}}]"#)
+}
+
+#[test]
+fn a_token_locked_to_us_is_taken() {
+    let later = NOON.plus_secs(9_000).as_secs();
+    let tags = format!(r#"["locktime","{later}"],["refund","{KEY_3}"]"#);
+    assert_eq!(refused_lock(&locked_to(KEY_2, &tags)), Ok(()));
+    assert_eq!(refused_lock(&locked_to(KEY_2, "")), Ok(()));
+    assert_eq!(refused_lock("plain"), Ok(()));
+}
+
+#[test]
+fn a_lock_that_becomes_anyones_is_refused_however_late() {
+    for locktime in [NOON.plus_secs(3), NOON.plus_secs(86_400 * 365)] {
+        let tags = format!(r#"["locktime","{}"]"#, locktime.as_secs());
+        let refused = refused_lock(&locked_to(KEY_2, &tags));
+        assert_eq!(refused, Err(BadLock::NoRefundKey), "{locktime}");
+    }
+}
+
+#[test]
+fn a_token_locked_to_somebody_else_is_refused() {
+    let refused = refused_lock(&locked_to(KEY_3, ""));
+    assert_eq!(refused, Err(BadLock::WrongKey));
+    let both = locked_to(KEY_3, &format!(r#"["pubkeys","{KEY_2}"]"#));
+    assert_eq!(refused_lock(&both), Err(BadLock::WrongKey));
+}
+
+#[test]
+fn a_token_locked_with_sig_all_is_refused() {
+    let all = locked_to(KEY_2, r#"["sigflag","SIG_ALL"]"#);
+    assert_eq!(refused_lock(&all), Err(BadLock::SigAll));
+}
+
+#[test]
+fn a_token_of_several_mints_is_refused() {
+    let part = |mint: &str, secret: &str| {
+        json!({ "mint": mint, "proofs": [{
+            "amount": 1, "id": "00ad268c4d1f5826", "secret": secret,
+            "C": "038618543ffb6b8695df4ad4babcde92a34a96bdcd97dcee0d7ccf98d472126792",
+        }] })
+    };
+    let both = |one, other| {
+        let token = json!({ "token": [part(one, "a"), part(other, "b")], "unit": "sat" });
+        format!("cashuA{}", URL_SAFE_NO_PAD.encode(token.to_string()))
+    };
+    let why = malformed(&both(MINT, "https://else.example"));
+    assert_eq!(why, "it is of several mints");
+    // Nor is one in parts read: cdk would not redeem it.
+    assert_eq!(malformed(&both(MINT, MINT)), why);
 }
 
 #[test]

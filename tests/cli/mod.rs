@@ -2,6 +2,7 @@
 
 mod elder;
 mod enter;
+mod gift;
 mod rent;
 mod satlet;
 mod satletd;

@@ -18,5 +18,6 @@ mod network;
 mod old_client;
 mod paygress;
 mod programs;
+mod rows;
 mod sandbox;
 mod ssh_client;

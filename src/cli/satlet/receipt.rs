@@ -192,6 +192,10 @@ fn money(receipt: &Receipt) -> Vec<(&'static str, String)> {
         );
         lines.push(("paid", text));
     }
+    if receipt.gift_seconds > 0 {
+        let given = duration(receipt.gift_seconds);
+        lines.push(("given", format!("{given}, by the provider")));
+    }
     let served = duration(receipt.served_seconds);
     lines.push(("served", format!("{served} for {}", books.served_msat)));
     if receipt.unserved_seconds > 0 {
@@ -253,6 +257,7 @@ fn sum(receipt: &Receipt) -> String {
         (b.paid_msat, "paid"),
         (b.brought_msat, "credit of other leases"),
         (b.absorbed_msat, "borne by the provider"),
+        (b.given_msat, "given by the provider"),
     ]);
     let went = side(&[
         (b.served_msat, "served"),
@@ -263,6 +268,7 @@ fn sum(receipt: &Receipt) -> String {
         (b.refund_fees_msat, "fees of refunds"),
         (b.credit_msat, "credit"),
         (b.moved_msat, "credit of another lease"),
+        (b.returned_msat, "given and not used"),
     ]);
     format!("{came} = {went}")
 }
