@@ -20,9 +20,9 @@ pub use super::PendingSend;
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
 use super::errors::{self, store};
+pub use super::invoices::MintQuote;
 use super::keysets::Owners;
 use super::locks::{self, LockTo};
-pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::token::{self, Read};
 use super::transport::{Client, Guarded, Sent};
@@ -252,6 +252,7 @@ impl CdkWallet {
             sent,
             timeout: self.timeout,
             asked: std::sync::atomic::AtomicUsize::new(0),
+            collected: std::sync::atomic::AtomicUsize::new(0),
             seed: self.seed.clone(),
             keysets: self.keysets.clone(),
         })
@@ -435,6 +436,23 @@ impl Wallet for CdkWallet {
     ) -> Result<Redeemed, WalletError> {
         self.redeem_with(payment, token, locks::refund_secret(&self.seed, index)?)
             .await
+    }
+
+    async fn invoice(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError> {
+        self.mint_quote(mint, unit, amount).await
+    }
+
+    async fn collect(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
+        self.mint_check(quote).await
+    }
+
+    async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError> {
+        self.drop_quote(quote).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
