@@ -20,8 +20,8 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
-    RequestPolicy, Settings, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting,
+    RefundPolicy, RequestPolicy, Settings, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -100,6 +100,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         timing: Timing::default(),
         sell_unenforced: true,
         refunds: RefundPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,
@@ -136,6 +137,7 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         warned: Vec::new(),
         stop_request: None,
         looked_at: at,
+        invoiced: false,
     };
     let paid = Event::Paid {
         face,

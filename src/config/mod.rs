@@ -197,6 +197,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let paygress = host::paygress(top.section("paygress"));
     let requests = host::requests(top.section("requests"));
     let refunds = sale::refunds(top.section("refunds"));
+    let lightning = sale::lightning(top.section("lightning"), mints.as_deref());
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
     let mut backend = top.section("backend");
@@ -229,6 +230,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             paygress: paygress?,
             requests: requests?,
             refunds: refunds?,
+            lightning: lightning?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,

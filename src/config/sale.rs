@@ -13,7 +13,7 @@ use crate::core::ids::Name;
 use crate::core::money::MSAT_PER_SAT;
 use crate::core::pricing::Tier;
 use crate::provider::settings::{
-    FeedSetting, Fiat, ImagePolicy, MintSetting, RefundPolicy, Template,
+    FeedSetting, Fiat, ImagePolicy, LightningPolicy, MintSetting, RefundPolicy, Template,
 };
 use crate::telemetry::LEVELS;
 
@@ -403,6 +403,44 @@ pub(super) fn refunds(mut object: Object<'_>) -> Option<RefundPolicy> {
     });
     object.finish();
     Some(RefundPolicy { keep: keep? })
+}
+
+/// Which mint makes invoices, and for how long; `None` inside: Lightning is not
+/// taken.
+pub(super) fn lightning(
+    mut object: Object<'_>,
+    mints: Option<&[MintSetting]>,
+) -> Option<Option<LightningPolicy>> {
+    let usual = LightningPolicy::default();
+    let minute = SECOND * 60;
+    let enabled = object.optional("enabled", true, Node::flag);
+    let mint = object.optional("mint", None, |n| mint_url(n).map(Some));
+    if let (Some(Some(url)), Some(mints)) = (&mint, mints)
+        && !mints.iter().any(|mint| mint.url == *url)
+    {
+        let _: Option<()> = object.problem(
+            "mint",
+            "This mint is not accepted.",
+            "Add it to \"mints\", or take one of those.",
+        );
+    }
+    // A person has to find a wallet; longer is room that nobody pays for.
+    let pay_within = object.optional("pay_within", usual.pay_within, |n| {
+        n.duration(minute..=minute * 60)
+    });
+    // Wallets try again for hours.
+    let late = object.optional("late", usual.late, |n| {
+        n.duration(minute * 10..=SECOND * 86_400 * 30)
+    });
+    let unpaid = object.optional("unpaid", usual.unpaid, |n| n.integer(1..=256));
+    object.finish();
+    let policy = LightningPolicy {
+        mint: mint?,
+        pay_within: pay_within?,
+        late: late?,
+        unpaid: unpaid?,
+    };
+    Some(enabled?.then_some(policy))
 }
 
 /// A tier that does not fit into the whole capacity could never be sold, and

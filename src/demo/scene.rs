@@ -23,8 +23,8 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy,
-    RequestPolicy, SandboxSetting, Settings, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting,
+    RefundPolicy, RequestPolicy, SandboxSetting, Settings, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -241,6 +241,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         paygress: None,
         backend: BackendSetting::Sandbox(SandboxSetting::default()),
         refunds: RefundPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: CREATES,
     })
 }

@@ -74,8 +74,17 @@ impl Ask {
     /// The money that comes with it.
     pub fn token(&self) -> Option<&str> {
         match self {
-            Self::Spawn(ask) => Some(&ask.token),
-            Self::Topup(ask) => Some(&ask.token),
+            Self::Spawn(ask) => ask.funds.token(),
+            Self::Topup(ask) => ask.funds.token(),
+            _ => None,
+        }
+    }
+
+    /// The order, where it is to be paid by Lightning.
+    pub fn order(&self) -> Option<&Order> {
+        match self {
+            Self::Spawn(ask) => ask.funds.order(),
+            Self::Topup(ask) => ask.funds.order(),
             _ => None,
         }
     }
@@ -121,8 +130,9 @@ pub struct Spawn {
     /// What is wanted.
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The money: one Cashu token of one mint.
-    pub token: String,
+    /// The money.
+    #[serde(flatten)]
+    pub funds: Funds,
     /// A quote whose price is to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote_id: Option<RequestId>,
@@ -133,8 +143,65 @@ pub struct Spawn {
 pub struct Topup {
     /// Which lease.
     pub lease: LeaseId,
-    /// The money: one Cashu token of one mint.
-    pub token: String,
+    /// The money.
+    #[serde(flatten)]
+    pub funds: Funds,
+}
+
+/// How it is paid: exactly one of the two fields is in the request.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Funds {
+    /// `token`: one Cashu token of one mint.
+    Token(String),
+    /// `invoice`: nothing yet; the provider answers with an invoice, and with the
+    /// one answer once it is paid.
+    Invoice(Order),
+}
+
+/// What is to be paid by Lightning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// For how many seconds.
+    pub seconds: u64,
+}
+
+impl Funds {
+    /// The token, if it is one.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::Invoice(_) => None,
+        }
+    }
+
+    /// The order, if it is to be paid by Lightning.
+    pub fn order(&self) -> Option<&Order> {
+        match self {
+            Self::Token(_) => None,
+            Self::Invoice(order) => Some(order),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Funds {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            token: Option<String>,
+            #[serde(default)]
+            invoice: Option<Order>,
+        }
+        let fields = Fields::deserialize(from)?;
+        match (fields.token, fields.invoice) {
+            (Some(token), None) => Ok(Self::Token(token)),
+            (None, Some(order)) => Ok(Self::Invoice(order)),
+            _ => Err(serde::de::Error::custom(
+                "exactly one of `token` and `invoice` has to be there",
+            )),
+        }
+    }
 }
 
 /// Names a lease.
@@ -164,6 +231,15 @@ impl fmt::Debug for Wanted {
             .field("image", &self.image)
             .field("ssh_keys", &self.ssh_keys.len())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Funds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token"),
+            Self::Invoice(order) => order.fmt(f),
+        }
     }
 }
 

@@ -189,6 +189,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
             images: vec!["host".to_owned()],
             mints: terms(mint),
             lock_key: None,
+            lightning: None,
             relays: vec![relay.to_owned()],
             limits: Limits {
                 max_request_bytes: 32_768,
@@ -220,6 +221,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         seconds,
         mints: terms(mint),
         lock: None,
+        lightning: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,

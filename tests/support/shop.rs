@@ -17,7 +17,7 @@ use satlet::gateway::{GatewayLimits, Ports};
 use satlet::ledger::{self, Ledger, OUTBOX, OutboxRow, REQUESTS};
 use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
-use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, Funds, OfLease, Request, Spawn, Topup, Wanted};
 use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
@@ -25,8 +25,8 @@ use satlet::provider::dispatch::Dispatcher;
 use satlet::provider::paygress::ports;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
-    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, RefundPolicy, RequestPolicy,
-    Settings, Template, Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting, RefundPolicy,
+    RequestPolicy, Settings, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -182,6 +182,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         paygress: None,
         backend: BackendSetting::Fake,
         refunds: RefundPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: 64,
     }
 }
@@ -504,7 +505,7 @@ pub fn spawn(token: String) -> Ask {
     };
     Ask::Spawn(Spawn {
         wanted,
-        token,
+        funds: Funds::Token(token),
         quote_id: None,
     })
 }
@@ -513,7 +514,7 @@ pub fn spawn(token: String) -> Ask {
 pub fn topup(lease: &LeaseId, token: String) -> Ask {
     Ask::Topup(Topup {
         lease: lease.clone(),
-        token,
+        funds: Funds::Token(token),
     })
 }
 

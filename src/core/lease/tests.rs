@@ -46,6 +46,7 @@ fn reserved() -> Lease {
         warned: Vec::new(),
         stop_request: None,
         looked_at: at(0),
+        invoiced: false,
     }
 }
 
@@ -400,6 +401,7 @@ fn a_step_that_waits_holds_up_nothing_that_does_not_hang_on_it() {
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        invoice: None,
     };
     let unknown = [payment(crate::core::payment::PaymentState::Unknown)];
     let resolve = Step::Resolve(unknown[0].id);

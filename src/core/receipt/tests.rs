@@ -60,6 +60,7 @@ impl Sample {
             warned: Vec::new(),
             stop_request: None,
             looked_at: at(0),
+            invoiced: false,
         };
         let mut sample = Self {
             lease,
@@ -107,6 +108,7 @@ impl Sample {
             fee: Msat::new(fee),
             added_seconds: self.lease.sold_seconds - before,
             rejection: None,
+            invoice: None,
         });
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, link};
+use super::{Handled, claim_proofs, commit, invoice, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase};
@@ -20,7 +20,7 @@ use crate::ledger::{
 use crate::protocol::MAX_TOKEN;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
-use crate::protocol::request::Spawn;
+use crate::protocol::request::{Funds, Spawn};
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate::{self, Accepted, Price};
@@ -37,7 +37,11 @@ pub(super) async fn handle(
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
+    let token = match &ask.funds {
+        Funds::Token(token) => token,
+        Funds::Invoice(order) => return invoice::spawn(ctx, owner, id, accepted, order).await,
+    };
+    let priced = priced(ctx, accepted, token, Locks::Good).await?;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
 }
@@ -107,20 +111,27 @@ where
         link(tx, &payment)?;
         let mut lease = lease;
         lease.payments.push(payment.id);
-        let spec = serde_json::to_value(spec(&shared, &lease, &accepted))
-            .map_err(|error| LedgerError::Rule(error.to_string()))?;
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
-        tx.put(&LEASES, lease.id.as_str(), &lease)?;
-        also(tx, &lease)?;
-        Ok(tx.put(
-            &WORKLOADS,
-            lease.id.as_str(),
-            &WorkloadRow { spec, handle: None },
-        )?)
+        put_lease(&shared, tx, &lease, &accepted)?;
+        Ok(also(tx, &lease)?)
     })
     .await?;
     ctx.changed.notify_one();
     Ok(name)
+}
+
+/// Writes down a new lease and what its workload should be.
+pub(super) fn put_lease(
+    ctx: &Ctx,
+    tx: &Tx,
+    lease: &Lease,
+    accepted: &Accepted,
+) -> Result<(), LedgerError> {
+    let spec = serde_json::to_value(spec(ctx, lease, accepted))
+        .map_err(|error| LedgerError::Rule(error.to_string()))?;
+    tx.put(&LEASES, lease.id.as_str(), lease)?;
+    let row = WorkloadRow { spec, handle: None };
+    tx.put(&WORKLOADS, lease.id.as_str(), &row)
 }
 
 /// Reads the token and finds out what it will give. A lock that cannot be relied
@@ -190,10 +201,16 @@ pub(super) fn payment(
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        invoice: None,
     }
 }
 
-fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepted) -> Lease {
+pub(super) fn new_lease(
+    now: Timestamp,
+    owner: PublicKey,
+    id: RequestId,
+    accepted: &Accepted,
+) -> Lease {
     Lease {
         id: LeaseId::from_random(rand::rng().random()),
         owner,
@@ -217,6 +234,7 @@ fn new_lease(now: Timestamp, owner: PublicKey, id: RequestId, accepted: &Accepte
         warned: Vec::new(),
         stop_request: None,
         looked_at: now,
+        invoiced: false,
     }
 }
 
