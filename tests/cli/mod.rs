@@ -2,6 +2,7 @@
 
 mod elder;
 mod enter;
+mod lightning;
 mod rent;
 mod satlet;
 mod satletd;
