@@ -93,7 +93,7 @@ pub(super) async fn take(
             None => Ok(Taken::TryLater),
         },
         Step::Collect(id) => match paid(id) {
-            Some(payment) => collect::collect(ctx, payment).await,
+            Some(payment) => collect::collect(ctx, &lease, payment, bell).await,
             None => Ok(Taken::TryLater),
         },
         Step::Provision => provision(ctx, &lease, bell).await,

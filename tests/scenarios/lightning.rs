@@ -314,10 +314,8 @@ async fn what_is_paid_late_comes_back_in_full() {
     shop.spawn(key(2), 100).await;
     shop.mint.pay(&invoice.bolt11);
     let of_refund = || {
-        let notices = shop.notices(me).into_iter();
-        notices
-            .filter(|notice| notice.event == "refund")
-            .next_back()
+        let mut notices = shop.notices(me).into_iter();
+        notices.rfind(|notice| notice.event == "refund")
     };
     pass(300).await;
     let refund = of_refund().expect("a notice").refund.unwrap();
@@ -460,6 +458,33 @@ async fn time_is_bought_by_invoice_once_for_each_lease_at_a_time() {
     let refused = answered(&shop, me, id).await.unwrap_err();
     assert_eq!(refused.code, Code::InvoiceExpired);
     assert_eq!(shop.lease(&lease).phase, Phase::Active);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mint_that_hangs_holds_up_neither_the_end_of_a_lease_nor_a_stop() {
+    let shop = open().await;
+    let me = key(1);
+    for stops in [false, true] {
+        let lease = shop.spawn(me, 30).await.status.lease;
+        let (id, invoice) = ordered(&shop, me, more(&lease, 600)).await;
+        pass(200).await;
+        shop.mint.set_delay(Duration::from_secs(3600));
+        pass(50).await;
+        if stops {
+            shop.deliver(me, body(new_id(), stop(&lease))).await;
+            pass(5).await;
+            assert_ne!(shop.lease(&lease).phase, Phase::Active);
+        } else {
+            pass(60).await;
+            assert!(!shop.lease(&lease).is_open(shop.ctx().now()));
+            assert_ne!(shop.lease(&lease).phase, Phase::Active);
+        }
+        shop.mint.set_delay(Duration::ZERO);
+        pass(2 * HOUR).await;
+        assert!(answer_now(&shop, me, id).is_some());
+        assert!(shop.lease(&lease).has_ended());
+        assert!(shop.mint.asked_about(&invoice.bolt11) > 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,7 +65,10 @@ fn qr(bolt11: &str) -> Option<String> {
     let dark = |row: usize, column: usize| {
         let at = |n: usize| n.checked_sub(QUIET).filter(|n| *n < code.size);
         match (at(row), at(column)) {
-            (Some(row), Some(column)) => code[row][column].value(),
+            (Some(row), Some(column)) => {
+                let module = code.data.get(row * code.size + column);
+                module.is_some_and(|module| module.value())
+            }
             _ => false,
         }
     };

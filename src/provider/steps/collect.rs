@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Taken, operation, pay};
+use tokio::sync::Notify;
+
+use super::{Taken, pay, stop_asked};
 use crate::core::lease::{Lease, Phase};
 use crate::core::payment::{Learnt, Payment, PaymentState, Rejection};
 use crate::core::time::Timestamp;
@@ -14,11 +16,23 @@ use crate::provider::handlers::unit_of;
 use crate::wallet::{MintQuote, MintUrl, WalletError};
 
 /// Asks whether an invoice is paid, and draws the consequences.
-pub(super) async fn collect(ctx: &Arc<Ctx>, payment: Payment) -> Result<Taken, LedgerError> {
+pub(super) async fn collect(
+    ctx: &Arc<Ctx>,
+    lease: &Lease,
+    payment: Payment,
+    bell: &Notify,
+) -> Result<Taken, LedgerError> {
     let Some(quote) = quote(&payment) else {
         return Ok(Taken::TryLater);
     };
-    let asked = tokio::time::timeout(operation(ctx), ctx.parts.wallet.collect(&quote)).await;
+    let asking = tokio::time::timeout(patience(ctx, lease), ctx.parts.wallet.collect(&quote));
+    let asked = tokio::select! {
+        biased;
+        asked = asking => asked,
+        () = stop_asked(ctx, &lease.id, bell), if lease.stop_request.is_none() => {
+            return Ok(again(&payment, ctx.now()));
+        }
+    };
     let now = ctx.now();
     let watched = payment.invoice.as_ref().map(|invoice| invoice.watch_until);
     let over = watched.is_none_or(|until| now >= until);
@@ -46,6 +60,16 @@ pub(super) async fn collect(ctx: &Arc<Ctx>, payment: Payment) -> Result<Taken, L
         }
         _ => Ok(again(&payment, now)),
     }
+}
+
+/// How long the mint's answer is waited for. What is cut off is asked for again, and
+/// a mint that hangs holds up neither the end of a lease nor its owner's stop.
+fn patience(ctx: &Ctx, lease: &Lease) -> Duration {
+    let most = ctx.settings().timing.mint;
+    let end = lease.expires_at.filter(|_| lease.phase == Phase::Active);
+    let Some(end) = end else { return most };
+    let left = Duration::from_secs(end.secs_since(ctx.now()));
+    most.min(left.max(Duration::from_secs(1)))
 }
 
 fn again(payment: &Payment, now: Timestamp) -> Taken {
