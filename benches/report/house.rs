@@ -20,8 +20,8 @@ use satlet::gateway::GatewayLimits;
 use satlet::ledger::{LEASES, Ledger, LedgerError, WORKLOADS, WorkloadRow};
 use satlet::provider::daemon::{Provider, Setup};
 use satlet::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, Settings, SweepPolicy, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting,
+    POOL, RefundPolicy, RequestPolicy, Settings, SweepPolicy, Timing,
 };
 use satlet::relay::convert::now;
 use satlet::relay::session::RelayOptions;
@@ -102,6 +102,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         refunds: RefundPolicy::default(),
         pool: POOL,
         sweep: SweepPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: CREATES,
         backend: BackendSetting::Fake,
         paygress: None,

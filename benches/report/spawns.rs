@@ -17,7 +17,7 @@ use satlet::core::money::Msat;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::ledger::{Ledger, REQUESTS, WORKLOADS, request_key};
 use satlet::protocol::reply::{Access, Answer, Message, Outcome};
-use satlet::protocol::request::{Ask, Request, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Funds, Request, Spawn, Wanted};
 use satlet::provider::clock::SystemClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
@@ -180,8 +180,7 @@ impl Shop {
         };
         let ask = Ask::Spawn(Spawn {
             wanted,
-            token,
-            gift: false,
+            funds: Funds::Token(token),
             quote_id: None,
             refund_key: None,
         });

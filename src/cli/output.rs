@@ -81,6 +81,9 @@ impl Failure {
             let _ = write!(text, "\n  {}", escape(field("suggestion")));
         }
         match field("money") {
+            "pending" if field("code") == "payment_due" => {
+                text.push_str("\n  money: pay the invoice once, if it is not paid yet")
+            }
             "pending" => {
                 text.push_str("\n  money: pending; the token is kept, do not use it elsewhere")
             }

@@ -200,6 +200,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
     let refunds = sale::refunds(top.section("refunds"));
     let pool = pool::pool(top.section("pool"));
     let sweep = sale::sweep(top.section("sweep"));
+    let lightning = sale::lightning(top.section("lightning"), mints.as_deref());
     let timing = host::timing(top.section("timing"));
     let sell_unenforced = top.optional("sell_unenforced", false, Node::flag);
     let mut backend = top.section("backend");
@@ -234,6 +235,7 @@ fn root(node: &Node<'_>, base: &Path) -> Option<Config> {
             refunds: refunds?,
             pool: pool?,
             sweep: sweep?,
+            lightning: lightning?,
             timing: timing?,
             sell_unenforced: sell_unenforced?,
             backend: backend?,

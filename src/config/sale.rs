@@ -13,7 +13,8 @@ use crate::core::ids::Name;
 use crate::core::money::{MSAT_PER_SAT, Msat};
 use crate::core::pricing::Tier;
 use crate::provider::settings::{
-    FeedSetting, Fiat, ImagePolicy, MintSetting, RefundPolicy, SweepPolicy, Template,
+    FeedSetting, Fiat, ImagePolicy, LightningPolicy, MintSetting, RefundPolicy, SweepPolicy,
+    Template,
 };
 use crate::telemetry::LEVELS;
 
@@ -435,6 +436,44 @@ pub(super) fn sweep(mut object: Object<'_>) -> Option<SweepPolicy> {
         every: every?,
         max_fee_percent: percent?,
     })
+}
+
+/// Which mint makes invoices, and for how long; `None` inside: Lightning is not
+/// taken.
+pub(super) fn lightning(
+    mut object: Object<'_>,
+    mints: Option<&[MintSetting]>,
+) -> Option<Option<LightningPolicy>> {
+    let usual = LightningPolicy::default();
+    let minute = SECOND * 60;
+    let enabled = object.optional("enabled", true, Node::flag);
+    let mint = object.optional("mint", None, |n| mint_url(n).map(Some));
+    if let (Some(Some(url)), Some(mints)) = (&mint, mints)
+        && !mints.iter().any(|mint| mint.url == *url)
+    {
+        let _: Option<()> = object.problem(
+            "mint",
+            "This mint is not accepted.",
+            "Add it to \"mints\", or take one of those.",
+        );
+    }
+    // A person has to find a wallet; longer is room that nobody pays for.
+    let pay_within = object.optional("pay_within", usual.pay_within, |n| {
+        n.duration(minute..=minute * 60)
+    });
+    // Wallets try again for hours.
+    let late = object.optional("late", usual.late, |n| {
+        n.duration(minute * 10..=SECOND * 86_400 * 30)
+    });
+    let unpaid = object.optional("unpaid", usual.unpaid, |n| n.integer(1..=256));
+    object.finish();
+    let policy = LightningPolicy {
+        mint: mint?,
+        pay_within: pay_within?,
+        late: late?,
+        unpaid: unpaid?,
+    };
+    Some(enabled?.then_some(policy))
 }
 
 /// A tier that does not fit into the whole capacity could never be sold, and

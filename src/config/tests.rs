@@ -200,6 +200,29 @@ fn a_price_in_another_money_follows_a_rate_that_is_said() {
 }
 
 #[test]
+fn invoices_are_of_an_accepted_mint_and_can_be_switched_off() {
+    let usual = parsed(&least()).unwrap().settings;
+    let (policy, mint) = usual.lightning().unwrap();
+    assert_eq!(mint, "https://mint.example.org", "the first");
+    assert_eq!(policy.pay_within.as_secs(), 600);
+    let mut config = least();
+    let mints = json!([{"url": "https://mint.example.org"}, {"url": "https://b.example.org"}]);
+    set(&mut config, "/mints", mints);
+    set(
+        &mut config,
+        "/lightning",
+        json!({"mint": "https://B.example.org/", "unpaid": 1}),
+    );
+    let other = parsed(&config).unwrap().settings;
+    assert_eq!(other.lightning().unwrap().1, "https://b.example.org");
+    let foreign = with("/lightning/mint", json!("https://c.example.org"));
+    let problems = parsed(&foreign).unwrap_err();
+    assert_eq!(problems[0].pointer, "/lightning/mint");
+    let off = with("/lightning/enabled", json!(false));
+    assert_eq!(parsed(&off).unwrap().settings.lightning(), None);
+}
+
+#[test]
 fn the_backend_can_be_an_engine() {
     let mut value = with("/backend/kind", json!("docker"));
     set(

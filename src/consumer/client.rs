@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nostr_sdk::Keys;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -21,13 +22,33 @@ use crate::core::ids::{PublicKey, RequestId};
 use crate::core::time::Timestamp;
 use crate::protocol::MAX_REQUEST;
 use crate::protocol::error::Money;
-use crate::protocol::reply::Outcome;
+use crate::protocol::reply::{Invoice, Outcome};
 use crate::protocol::request::{Ask, Request};
 use crate::relay::Ack;
 use crate::wallet::Wallet;
 
 /// Told what is happening while a call waits: one sentence at a time.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// Shows an invoice of a request to whoever pays it.
+pub type ShowInvoice = Arc<dyn Fn(&RequestId, &Invoice) + Send + Sync>;
+
+/// What is done with an invoice that comes while an answer is waited for.
+pub(super) struct Due<'a> {
+    /// Writes it down, and shows it. `false`: it is not what was ordered, and the
+    /// answer is waited for no more.
+    pub(super) take: &'a (dyn Fn(&Invoice) -> bool + Send + Sync),
+    /// Wait until it cannot be paid any more.
+    pub(super) patient: bool,
+}
+
+impl Due<'static> {
+    /// Nobody has ordered anything.
+    pub(super) const NONE: Self = Self {
+        take: &|_| true,
+        patient: false,
+    };
+}
 
 /// A [`Progress`] for those who do not care.
 pub fn quiet(_: &str) {}
@@ -67,6 +88,8 @@ pub struct ClientOptions {
     pub settings: Option<Settings>,
     /// A wallet instead of the one in the home.
     pub wallet: Option<Arc<dyn Wallet>>,
+    /// Shown invoices that are to be paid by hand.
+    pub show_invoice: Option<ShowInvoice>,
     /// Relays' stand-in, for tests.
     pub post: Option<Arc<dyn Post>>,
 }
@@ -81,6 +104,7 @@ pub struct Client {
     pub(super) timeout: Option<Duration>,
     pub(super) no_lock: bool,
     pub(super) lock_for: Option<Duration>,
+    pub(super) show_invoice: Option<ShowInvoice>,
     pub(super) keys: Keys,
     post: Arc<dyn Post>,
     pub(super) relays: Vec<String>,
@@ -137,6 +161,7 @@ impl Client {
             timeout: options.timeout,
             no_lock: options.no_lock,
             lock_for: options.lock_for,
+            show_invoice: options.show_invoice,
             keys,
             post,
             relays,
@@ -230,7 +255,10 @@ impl Client {
             relays,
         };
         let wait = self.timeout.unwrap_or(READ_TIMEOUT);
-        match self.exchange(&letter, &id, wait, progress).await? {
+        match self
+            .exchange(&letter, &id, wait, &Due::NONE, progress)
+            .await?
+        {
             Outcome::Result(answer) => Ok(answer),
             Outcome::Error(error) => {
                 if let Some(refund) = &error.refund {
@@ -250,14 +278,28 @@ impl Client {
         letter: &Letter,
         id: &RequestId,
         wait: Duration,
+        due: &Due<'_>,
         progress: Progress<'_>,
     ) -> Result<Outcome, ClientError> {
         let mailbox = self.listening().await?;
-        let end = Instant::now() + wait;
+        let (end, later) = watch::channel(Instant::now() + wait);
         let mut pending = None;
+        let told = AtomicBool::new(false);
         let reply = mailbox.wait(&letter.to, id, |outcome| match outcome {
             Outcome::Error(error) if error.money == Money::Pending => {
                 pending = Some(outcome.clone());
+                let invoice = error.invoice.as_deref()?;
+                if told.swap(true, Ordering::Relaxed) {
+                    return None;
+                }
+                if !(due.take)(invoice) {
+                    return Some(outcome.clone());
+                }
+                if due.patient {
+                    let left = invoice.pay_by.secs_since(now());
+                    let left = Duration::from_secs(left) + MONEY_TIMEOUT;
+                    end.send_modify(|end| *end = (*end).max(Instant::now() + left));
+                }
                 None
             }
             last => Some(last.clone()),
@@ -266,8 +308,8 @@ impl Client {
         let outcome = tokio::select! {
             biased;
             reply = reply => Some(reply),
-            () = self.keep_sending(letter, &mut taken, progress) => None,
-            () = tokio::time::sleep_until(end) => None,
+            () = self.keep_sending(letter, &mut taken, &told, progress) => None,
+            () = over(later) => None,
         };
         match outcome.or(pending) {
             Some(outcome) => Ok(outcome),
@@ -292,10 +334,19 @@ impl Client {
             .map_err(|_| no_answer(false, wait))
     }
 
-    async fn keep_sending(&self, letter: &Letter, taken: &mut bool, progress: Progress<'_>) {
+    /// Sends again and again, and more seldom to a provider that has `told` us
+    /// something.
+    async fn keep_sending(
+        &self,
+        letter: &Letter,
+        taken: &mut bool,
+        told: &AtomicBool,
+        progress: Progress<'_>,
+    ) {
         loop {
             *taken |= self.send_once(letter, progress).await;
-            tokio::time::sleep(self.resend).await;
+            let slowly = if told.load(Ordering::Relaxed) { 6 } else { 1 };
+            tokio::time::sleep(self.resend.saturating_mul(slowly)).await;
         }
     }
 
@@ -397,6 +448,17 @@ fn find_lease(all: Vec<KnownLease>, prefix: &str) -> Result<KnownLease, ClientEr
             format!("no lease '{prefix}' is known here"),
             "See satlet ls, or ask the provider: satlet ls --refresh --provider NAME.",
         )),
+    }
+}
+
+/// Returns at that instant, which may be put off meanwhile.
+async fn over(end: watch::Receiver<Instant>) {
+    loop {
+        let until = *end.borrow();
+        if Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
     }
 }
 

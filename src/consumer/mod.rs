@@ -14,6 +14,7 @@
 //! * `choice`: which mint pays. `locked`: tokens that only the provider can
 //!   spend for a while. `refund_keys`: keys that refunds are locked to. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
+//! * `invoice`: what is paid by Lightning.
 //! * [`history`]: what became of every token.
 //! * [`receipts`]: what a lease cost, signed by its provider.
 //! * [`paygress`]: the same with providers that speak only the older dialect.
@@ -26,6 +27,7 @@ pub mod files;
 mod gift;
 pub mod history;
 pub mod home;
+mod invoice;
 mod locked;
 mod mailbox;
 pub mod money;

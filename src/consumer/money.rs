@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::client::{Client, LOCK_AFTER, LOCK_MOST, MONEY_TIMEOUT, Progress, body_of, now};
+use super::client::{Client, Due, LOCK_AFTER, LOCK_MOST, MONEY_TIMEOUT, Progress, body_of, now};
 use super::error::{ClientError, Kind};
 use super::files::Lock;
 use super::locked::Locking;
@@ -10,7 +10,7 @@ use super::post::Letter;
 use super::providers::Provider;
 use super::purse::{Payment, Unwritten};
 use super::reads::{accepted_mints, bad_answer};
-use super::records::{KnownLease, Paid, SavedRequest, Standing};
+use super::records::{KnownLease, Paid, SavedOrder, SavedRequest, Standing};
 use super::settle::Settled;
 use crate::core::ids::RequestId;
 use crate::core::money::Msat;
@@ -19,7 +19,10 @@ use crate::core::time::Timestamp;
 use crate::protocol::reply::{
     Answer, LockTerms, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
 };
-use crate::protocol::request::{Ask, Request, Spawn, Stop, Topup, Wanted};
+use crate::protocol::request::{Ask, Funds, Order, Request, Spawn, Stop, Topup, Wanted};
+
+/// What a top-up buys if nothing is said, in seconds.
+const TOPUP_SECONDS: u64 = 60;
 
 /// How much to pay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,9 @@ pub enum Pay {
     Amount(Msat),
     /// With this token, whatever it is worth.
     Token(String),
+    /// By Lightning, for so many seconds, or for the least that is sold: whoever
+    /// runs this pays the invoice that is shown.
+    Lightning(Option<u64>),
 }
 
 /// Asked before money is spent: the price after mint fees. `false` stops.
@@ -76,7 +82,7 @@ pub struct Leased {
     pub lease: KnownLease,
     /// What the provider answered.
     pub answer: SpawnAnswer,
-    /// What was given away: the token's face.
+    /// What was given away: the token's face, or what the invoice was over.
     pub face: Msat,
 }
 
@@ -113,31 +119,33 @@ impl Client {
         progress("asking for the price");
         let seconds = match options.pay {
             Pay::Seconds(seconds) => Some(seconds),
+            Pay::Lightning(seconds) => seconds,
             _ => None,
         };
         let quote = self
             .quote(provider, wanted.clone(), seconds, progress)
             .await?;
         fair(provider, &quote, seconds)?;
-        let paid = match options.gift {
-            true => None,
-            false => Some(
-                self.pay_quote(&quote, &options.pay, confirm, progress)
-                    .await?,
-            ),
+        let (funds, source) = match &options.pay {
+            _ if options.gift => (Funds::Gift, Source::Nothing),
+            Pay::Lightning(_) => {
+                ordered(quote.lightning.is_some(), quote.seconds, quote.price_msat)?
+            }
+            pay => from_token(self.pay_quote(&quote, pay, confirm, progress).await?),
         };
-        let token = paid.as_ref().map(|paid| paid.0.token.clone());
         let ask = Ask::Spawn(Spawn {
             wanted,
-            token: token.unwrap_or_default(),
-            gift: options.gift,
+            funds,
             quote_id: Some(quote.quote_id),
             refund_key: self.refund_key().await,
         });
         let lease = Peer::of(provider, quote.mints, quote.lock);
-        let written = self.write_down(lease, ask, paid, ssh_key).await?;
+        let written = self.write_down(lease, ask, source, ssh_key).await?;
         let (id, face) = (written.saved.request_id, face_of(&written.saved));
-        progress("waiting for the workload");
+        progress(match written.saved.order {
+            Some(_) => "waiting for the invoice",
+            None => "waiting for the workload",
+        });
         if options.detach {
             self.hand_over_written(&written, progress).await?;
             return Ok(Spawned::Detached(id));
@@ -147,8 +155,13 @@ impl Client {
             (Answer::Spawn(answer), Some(lease)) => Ok(Spawned::Leased(Box::new(Leased {
                 request_id: id,
                 lease,
+                // An invoice is paid in full, and says so in the answer.
+                face: if face.is_zero() {
+                    answer.paid_msat
+                } else {
+                    face
+                },
                 answer,
-                face,
             }))),
             _ => Err(bad_answer()),
         }
@@ -170,32 +183,36 @@ impl Client {
         }
         self.settle(progress).await?;
         let rate = lease.status.rate_msat_per_s;
-        let paid = match pay {
-            Pay::Token(token) => self.pasted(&token, &lease.mints)?,
+        let (funds, source) = match pay {
+            Pay::Lightning(seconds) => {
+                let seconds = seconds.unwrap_or(TOPUP_SECONDS);
+                ordered(true, seconds, price(seconds, rate).ok_or_else(too_much)?)?
+            }
+            Pay::Token(token) => from_token(self.pasted(&token, &lease.mints)?),
             Pay::Amount(amount) => {
                 let lock = self.locking(lease.lock.as_ref())?;
-                self.pay_asked(&lease.mints, amount, None, lock, confirm)
-                    .await?
+                let asked = self.pay_asked(&lease.mints, amount, None, lock, confirm);
+                from_token(asked.await?)
             }
             Pay::Seconds(_) | Pay::Minimum => {
                 let seconds = if let Pay::Seconds(seconds) = pay {
                     seconds
                 } else {
-                    60
+                    TOPUP_SECONDS
                 };
                 let amount = price(seconds, rate).ok_or_else(too_much)?;
                 let lock = self.locking(lease.lock.as_ref())?;
-                self.pay_asked(&lease.mints, amount, None, lock, confirm)
-                    .await?
+                let asked = self.pay_asked(&lease.mints, amount, None, lock, confirm);
+                from_token(asked.await?)
             }
         };
         let ask = Ask::Topup(Topup {
             lease: lease.status.lease.clone(),
-            token: paid.0.token.clone(),
+            funds,
             refund_key: self.refund_key().await,
         });
         let written = self
-            .write_down(Peer::of_lease(lease), ask, Some(paid), None)
+            .write_down(Peer::of_lease(lease), ask, source, None)
             .await?;
         progress("waiting for the provider");
         match self.carry(written, progress).await?.answer {
@@ -225,7 +242,7 @@ impl Client {
             refund_key: self.refund_key().await,
         });
         let written = self
-            .write_down(Peer::of_lease(lease), ask, None, None)
+            .write_down(Peer::of_lease(lease), ask, Source::Nothing, None)
             .await?;
         let settled = self.carry(written, progress).await?;
         match settled.answer {
@@ -269,7 +286,7 @@ impl Client {
                     Ok(payment)
                 };
             }
-            Pay::Minimum | Pay::Seconds(_) => quote.price_msat,
+            Pay::Minimum | Pay::Seconds(_) | Pay::Lightning(_) => quote.price_msat,
             Pay::Amount(amount) if *amount < least => return Err(too_little(*amount, least)),
             Pay::Amount(amount) if *amount > most => {
                 return Err(ClientError::usage(
@@ -343,11 +360,14 @@ impl Client {
         &self,
         peer: Peer,
         ask: Ask,
-        payment: Option<Payment>,
+        source: Source,
         ssh_key: Option<PathBuf>,
     ) -> Result<Written, ClientError> {
-        let (paid, unwritten) =
-            payment.map_or((None, None), |(paid, unwritten)| (Some(paid), unwritten));
+        let (paid, unwritten, order) = match source {
+            Source::Token((paid, unwritten)) => (Some(paid), unwritten, None),
+            Source::Invoice(order) => (None, None, Some(order)),
+            Source::Nothing => (None, None, None),
+        };
         let kind = ask.name().to_owned();
         let id = RequestId::new(uuid::Uuid::new_v4());
         let expires_at = self.ends();
@@ -371,6 +391,7 @@ impl Client {
             note: String::new(),
             paygress: None,
             fate: None,
+            order,
         });
         self.keep(made, paid, unwritten).await
     }
@@ -424,7 +445,12 @@ impl Client {
         let Written { saved, claim } = written;
         let wait = self.timeout.unwrap_or(MONEY_TIMEOUT);
         let id = saved.request_id;
-        let outcome = self.exchange(&letter_of(&saved), &id, wait, progress).await;
+        let due = Due {
+            take: &|invoice| self.take_invoice(&saved, invoice, true),
+            patient: self.timeout.is_none(),
+        };
+        let letter = letter_of(&saved);
+        let outcome = self.exchange(&letter, &id, wait, &due, progress).await;
         let settled = match outcome {
             Ok(outcome) => self.apply(saved, outcome).await,
             Err(error) => Err(undecided(error, &saved)),
@@ -447,6 +473,42 @@ impl Client {
             .await
             .map_err(|error| undecided(error, &written.saved))
     }
+}
+
+/// Where the money of a request comes from.
+enum Source {
+    /// It is in it.
+    Token(Payment),
+    /// Whoever runs this pays an invoice.
+    Invoice(SavedOrder),
+    /// It costs none.
+    Nothing,
+}
+
+pub(super) fn no_lightning() -> ClientError {
+    ClientError::usage(
+        "no_lightning",
+        "this provider takes no Lightning",
+        "Pay with ecash (satlet wallet mint), or choose another provider.",
+    )
+}
+
+fn from_token(payment: Payment) -> (Funds, Source) {
+    let funds = Funds::Token(payment.0.token.clone());
+    (funds, Source::Token(payment))
+}
+
+fn ordered(taken: bool, seconds: u64, price: Msat) -> Result<(Funds, Source), ClientError> {
+    if !taken {
+        return Err(no_lightning());
+    }
+    // An invoice is over whole satoshi.
+    let most = Msat::from_sat(price.sat_ceil()).ok_or_else(too_much)?;
+    let order = SavedOrder {
+        most,
+        invoice: None,
+    };
+    Ok((Funds::Invoice(Order { seconds }), Source::Invoice(order)))
 }
 
 /// A quote is what was asked for, at a price that follows from its rate, and
@@ -541,7 +603,8 @@ fn face_of(saved: &SavedRequest) -> Msat {
 
 /// The provider was asked and has not decided: nothing is lost, it is asked again.
 pub(super) fn undecided(mut error: ClientError, saved: &SavedRequest) -> ClientError {
-    if saved.paid.is_some() {
+    let invoice = |order: &SavedOrder| order.invoice.is_some();
+    if saved.paid.is_some() || saved.order.as_ref().is_some_and(invoice) {
         error.money = crate::protocol::error::Money::Pending;
     }
     error.suggestion = format!(

@@ -35,7 +35,7 @@ use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Spec;
 use crate::protocol::receipt::SignedReceipt;
-use crate::protocol::reply::{LeaseStatus, LockTerms, MintTerms, Refund};
+use crate::protocol::reply::{Invoice, LeaseStatus, LockTerms, MintTerms, Refund};
 use crate::wallet::{LockTo, MintUrl, Unit};
 
 /// Who made a token.
@@ -156,6 +156,19 @@ pub struct SavedRequest {
     /// What became of the money in it, once that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fate: Option<Fate>,
+    /// What is paid by Lightning, where no money is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<SavedOrder>,
+}
+
+/// What is paid by Lightning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedOrder {
+    /// The most that its invoice may be over.
+    pub most: Msat,
+    /// The invoice, once the provider has sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<Invoice>,
 }
 
 /// What is remembered of a request in the dialect "paygress/1".

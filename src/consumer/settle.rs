@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::client::{Client, Progress, now};
+use super::client::{Client, Due, Progress, now};
 use super::error::{ClientError, Kind, Returned};
 use super::history::Fate;
+use super::invoice;
 use super::money::{letter_of, undecided};
 use super::purse::Landed;
 use super::reads::bad_answer;
@@ -91,6 +92,30 @@ impl Client {
         wait: Duration,
         progress: Progress<'_>,
     ) -> Result<Option<Leftover>, ClientError> {
+        self.look_after(id, wait, false, progress).await
+    }
+
+    /// As [`leftover`](Self::leftover), and an invoice that is still to be paid is
+    /// shown again and waited for.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn resume(
+        &self,
+        id: RequestId,
+        wait: Duration,
+        progress: Progress<'_>,
+    ) -> Result<Option<Leftover>, ClientError> {
+        self.look_after(id, wait, true, progress).await
+    }
+
+    async fn look_after(
+        &self,
+        id: RequestId,
+        wait: Duration,
+        patient: bool,
+        progress: Progress<'_>,
+    ) -> Result<Option<Leftover>, ClientError> {
         let Some(_claim) = self.records.claim(&id)? else {
             return Ok(None);
         };
@@ -103,7 +128,9 @@ impl Client {
             Standing::Done | Standing::Lost => return Ok(None),
             _ if saved.paygress.is_some() => self.resume_paygress(saved, wait, progress).await,
             Standing::TakeBack | Standing::Disputed => self.resume_take_back(saved).await,
-            Standing::Open | Standing::Pending => self.ask_again(saved, wait, progress).await,
+            Standing::Open | Standing::Pending => {
+                self.ask_again(saved, wait, patient, progress).await
+            }
         };
         let text = match &result {
             Ok(_) => "was answered".to_owned(),
@@ -122,13 +149,21 @@ impl Client {
         &self,
         saved: SavedRequest,
         wait: Duration,
+        patient: bool,
         progress: Progress<'_>,
     ) -> Result<Settled, ClientError> {
         let id = saved.request_id;
-        let answer = self.exchange(&letter_of(&saved), &id, wait, progress).await;
+        let due = Due {
+            take: &|invoice| self.take_invoice(&saved, invoice, patient),
+            patient: patient && self.timeout.is_none(),
+        };
+        let letter = letter_of(&saved);
+        let answer = self.exchange(&letter, &id, wait, &due, progress).await;
         let over = now() > saved.expires_at.plus_secs(CLOCK_MARGIN);
         match answer {
-            Ok(outcome) if !(over && is_pending(&outcome)) => self.apply(saved, outcome).await,
+            Ok(outcome) if saved.paid.is_none() || !(over && is_pending(&outcome)) => {
+                self.apply(saved, outcome).await
+            }
             Err(error) if !over || saved.paid.is_none() => Err(undecided(error, &saved)),
             // The provider may not begin any more: what the mint still calls
             // unspent comes back, by a swap that the provider cannot race.
@@ -297,6 +332,13 @@ impl Client {
             (Money::Pending, _) => {
                 saved.standing = Standing::Pending;
                 saved.note.clone_from(&wire.message);
+                if let (Some(order), Some(due)) = (&saved.order, &wire.invoice) {
+                    if let Some(wrong) = invoice::wrong(order, due) {
+                        self.close(saved, &wrong.message)?;
+                        return Ok(wrong.with_request(saved.request_id));
+                    }
+                    invoice::note(saved, due);
+                }
                 self.records.save_request(saved)?;
                 return Ok(undecided(error, saved));
             }

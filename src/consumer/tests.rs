@@ -21,8 +21,8 @@ use crate::protocol::error::{Code, Money, WireError};
 use crate::protocol::heartbeat::{AvailableCapacity, Heartbeat};
 use crate::protocol::offer::{Extension, Gateway, Limits, Offer, Spec};
 use crate::protocol::reply::{
-    Access, Answer, LeaseState, LeaseStatus, LockTerms, Message, MintTerms, Notice, Outcome,
-    QuoteAnswer, Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
+    Access, Answer, LeaseState, LeaseStatus, LightningTerms, LockTerms, Message, MintTerms, Notice,
+    Outcome, QuoteAnswer, Refund, Reply, SpawnAnswer, StopAnswer, TopupAnswer,
 };
 use crate::protocol::request::{Ask, Request};
 use crate::relay::convert::now;
@@ -31,6 +31,7 @@ use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
 
 mod history;
+mod lightning;
 mod locks;
 mod receipts;
 mod refund_keys;
@@ -189,6 +190,12 @@ fn quote_for(seconds: Option<u64>) -> QuoteAnswer {
         gift_seconds: None,
         mints: terms(),
         lock: None,
+        lightning: Some(LightningTerms {
+            mint: MINT.to_owned(),
+            unit: "sat".to_owned(),
+            pay_seconds: 600,
+            late_seconds: 3_600,
+        }),
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,
@@ -228,6 +235,7 @@ fn found(name: &str, provider: PublicKey) -> Found {
             mints: terms(),
             lock_key: None,
             pool: None,
+            lightning: None,
             relays: vec!["wss://provider.example".to_owned()],
             limits: Limits {
                 max_request_bytes: 1,
@@ -642,7 +650,7 @@ async fn untouched_but_spent_is_kept_and_said() {
     let mint = world.mint.clone();
     world.stage.act(move |request, _| {
         if let Ask::Spawn(spawn) = &request.ask {
-            mint.spend(&spawn.token);
+            mint.spend(spawn.funds.token().unwrap());
         }
         vec![no(Code::NoCapacity, Money::Untouched)]
     });
@@ -717,7 +725,7 @@ async fn an_expired_request_whose_token_is_spent_stays_open() {
     let mint = world.mint.clone();
     world.stage.act(move |request, _| {
         if let Ask::Spawn(spawn) = &request.ask {
-            mint.spend(&spawn.token);
+            mint.spend(spawn.funds.token().unwrap());
         }
         vec![]
     });

@@ -28,8 +28,8 @@ use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, Melt, MeltQuote, MintFacts, MintUrl, OutTokens, PendingSend, ProofsState, Recovery,
-    Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
+    LockTo, Melt, MeltQuote, MintFacts, MintQuote, MintUrl, OutTokens, PendingSend, ProofsState,
+    Recovery, Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -239,6 +239,25 @@ impl Wallet for Mortal<dyn Wallet> {
     ) -> Result<Melt, WalletError> {
         let asking = self.inner.melt_state(mint, unit, quote);
         self.call("melt_state", asking).await
+    }
+
+    async fn invoice(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError> {
+        let asking = self.inner.invoice(mint, unit, amount);
+        self.call("invoice", asking).await
+    }
+
+    async fn collect(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
+        self.call("collect", self.inner.collect(quote)).await
+    }
+
+    async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError> {
+        self.call("forget_invoice", self.inner.forget_invoice(quote))
+            .await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -1,5 +1,5 @@
 //! A mint in this process: cdk's mint over fake Lightning (every invoice is
-//! paid at once), its database in memory, served on a free loopback port.
+//! paid at once, or when a test says so), its database in memory, served on a free loopback port.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cdk::Mint;
+use cdk::cdk_payment::{PaymentIdentifier, WaitPaymentResponse};
 use cdk::mint::{MintBuilder, MintMeltLimits};
 use cdk::nuts::{CurrencyUnit, PaymentMethod};
 use cdk::types::FeeReserve;
@@ -15,12 +16,15 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::core::money::Msat;
+use crate::core::money::{MSAT_PER_SAT, Msat};
 use crate::wallet::cdk_wallet::CdkWallet;
 use crate::wallet::{MintUrl, Unit};
 
 /// Largest amount of one invoice, in pieces of the unit.
 const MAX_INVOICE: u64 = 100_000_000;
+
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// How a [`TestMint`] is set up.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct MintOptions {
     pub units: Vec<Unit>,
     /// How long its Lightning node takes to pay and to be paid; whole seconds.
     pub delay: Duration,
+    /// Whether its invoices are paid by nobody but [`TestMint::pay`].
+    pub by_hand: bool,
 }
 
 impl Default for MintOptions {
@@ -39,6 +45,7 @@ impl Default for MintOptions {
             input_fee_ppk: 100,
             units: vec![Unit::Sat, Unit::Msat],
             delay: Duration::ZERO,
+            by_hand: false,
         }
     }
 }
@@ -129,6 +136,23 @@ impl TestMint {
         Ok(())
     }
 
+    /// Pays an invoice of this mint.
+    ///
+    /// # Errors
+    /// Where it is none, or names no amount.
+    pub async fn pay(&self, bolt11: &str) -> Result<()> {
+        let invoice: cdk::Bolt11Invoice = bolt11.parse().context("no invoice")?;
+        let msat = invoice.amount_milli_satoshis().context("no amount")?;
+        let hash = *invoice.payment_hash().as_ref();
+        let paid = WaitPaymentResponse {
+            payment_identifier: PaymentIdentifier::PaymentHash(hash),
+            payment_amount: cdk::Amount::new(msat / MSAT_PER_SAT, CurrencyUnit::Sat),
+            payment_id: invoice.payment_hash().to_string(),
+        };
+        self.mint.pay_mint_quote_for_request_id(paid).await?;
+        Ok(())
+    }
+
     async fn serve(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.addr).await.context("bind")?;
         self.addr = listener.local_addr()?;
@@ -164,7 +188,10 @@ async fn build(options: &MintOptions) -> Result<Mint> {
             },
             HashMap::new(),
             HashSet::new(),
-            options.delay.as_secs(),
+            match options.by_hand {
+                true => NEVER.as_secs(),
+                false => options.delay.as_secs(),
+            },
             unit.clone(),
         );
         builder

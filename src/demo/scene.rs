@@ -23,8 +23,8 @@ use crate::ledger::PAYMENTS;
 use crate::provider::backend;
 use crate::provider::daemon::{Provider, Setup};
 use crate::provider::settings::{
-    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, SandboxSetting, Settings, SweepPolicy, Timing,
+    BackendSetting, CREATES, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting,
+    POOL, RefundPolicy, RequestPolicy, SandboxSetting, Settings, SweepPolicy, Timing,
 };
 use crate::relay::session::RelayOptions;
 
@@ -243,6 +243,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         refunds: RefundPolicy::default(),
         pool: POOL,
         sweep: SweepPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: CREATES,
     })
 }

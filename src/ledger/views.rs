@@ -23,6 +23,8 @@ pub struct Held {
     pub resources: Resources,
     /// Where it stands.
     pub phase: Phase,
+    /// Whether it waits for its invoice to be paid.
+    pub unpaid: bool,
 }
 
 impl Held {
@@ -31,6 +33,7 @@ impl Held {
             owner: lease.owner,
             resources: lease.tier.resources,
             phase: lease.phase,
+            unpaid: lease.invoiced && lease.phase == Phase::Reserved,
         }
     }
 }

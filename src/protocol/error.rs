@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::receipt::{self, SignedReceipt};
-use super::reply::Refund;
+use super::reply::{Invoice, Refund};
 
 /// What became of the money that came with the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct WireError {
         skip_serializing_if = "Option::is_none"
     )]
     pub receipt: Option<Box<SignedReceipt>>,
+    /// With [`Code::PaymentDue`]: what is to be paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<Box<Invoice>>,
 }
 
 macro_rules! codes {
@@ -129,6 +132,10 @@ codes! {
     MintRefused = "mint_refused",
     /// The mint's answer was lost; it is being found out.
     PaymentPending = "payment_pending",
+    /// The invoice in this answer is to be paid; the answer follows.
+    PaymentDue = "payment_due",
+    /// The invoice was not paid in time.
+    InvoiceExpired = "invoice_expired",
     /// The workload could not be started.
     ProvisioningFailed = "provisioning_failed",
     /// No such lease of yours.
@@ -173,6 +180,7 @@ impl WireError {
             money: Money::Untouched,
             refund: None,
             receipt: None,
+            invoice: None,
         }
     }
 

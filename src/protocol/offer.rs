@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::reply::MintTerms;
+use super::reply::{LightningTerms, MintTerms};
 use crate::core::capacity::Resources;
 use crate::core::ids::{Name, PublicKey};
 use crate::core::payment::lock::LockKey;
@@ -84,6 +84,9 @@ pub struct Extension {
     /// The provider gives new keys a first lease; absent: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolTerms>,
+    /// How Lightning is taken; absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lightning: Option<LightningTerms>,
     /// Relays where the provider reads requests (its kind 10050 says the same).
     pub relays: Vec<String>,
     /// Limits of requests.

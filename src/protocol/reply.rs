@@ -106,6 +106,35 @@ pub struct LockTerms {
     pub min_seconds: u64,
 }
 
+/// How the provider takes Lightning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightningTerms {
+    /// The mint that makes the invoices; what comes back is its ecash.
+    pub mint: String,
+    /// The unit of that ecash. An invoice is over the price, rounded up to it.
+    pub unit: String,
+    /// An invoice is to be paid within so many seconds; room is held meanwhile.
+    pub pay_seconds: u64,
+    /// The mint is asked about an invoice for so many seconds after it has
+    /// expired; what is paid too late comes back.
+    pub late_seconds: u64,
+}
+
+/// An invoice for what was ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoice {
+    /// It (BOLT 11).
+    pub bolt11: String,
+    /// What it is over.
+    pub amount_msat: Msat,
+    /// To be paid before this; what is paid later comes back as ecash.
+    pub pay_by: Timestamp,
+    /// The mint that made it.
+    pub mint: String,
+    /// The unit of its ecash.
+    pub unit: String,
+}
+
 /// A price, and all that will be given for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteAnswer {
@@ -144,6 +173,9 @@ pub struct QuoteAnswer {
     /// How the token may be locked; absent: the provider takes unlocked ones only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockTerms>,
+    /// How it can be paid by Lightning; absent: it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lightning: Option<LightningTerms>,
     /// What the workload is given.
     pub gives: Resources,
     /// Limits in `gives` that this host cannot enforce.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{LeaseId, Name, RequestId};
@@ -75,8 +76,17 @@ impl Ask {
     /// The money that comes with it.
     pub fn token(&self) -> Option<&str> {
         match self {
-            Self::Spawn(ask) => Some(ask.token.as_str()).filter(|token| !token.is_empty()),
-            Self::Topup(ask) => Some(&ask.token),
+            Self::Spawn(ask) => ask.funds.token(),
+            Self::Topup(ask) => ask.funds.token(),
+            _ => None,
+        }
+    }
+
+    /// The order, where it is to be paid by Lightning.
+    pub fn order(&self) -> Option<&Order> {
+        match self {
+            Self::Spawn(ask) => ask.funds.order(),
+            Self::Topup(ask) => ask.funds.order(),
             _ => None,
         }
     }
@@ -122,13 +132,9 @@ pub struct Spawn {
     /// What is wanted.
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The money: one Cashu token of one mint. Empty, and absent on the wire, with
-    /// `gift`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub token: String,
-    /// In place of money: the provider's pool is asked for a first lease.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub gift: bool,
+    /// The money, or what is in its place.
+    #[serde(flatten)]
+    pub funds: Funds,
     /// A quote whose price is to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote_id: Option<RequestId>,
@@ -138,21 +144,89 @@ pub struct Spawn {
     pub refund_key: Option<LockKey>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
 /// Pays for more time.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topup {
     /// Which lease.
     pub lease: LeaseId,
-    /// The money: one Cashu token of one mint.
-    pub token: String,
+    /// The money.
+    #[serde(flatten)]
+    pub funds: Funds,
     /// As in [`Spawn`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_key: Option<LockKey>,
+}
+
+/// How it is paid: exactly one of these fields is in the request.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Funds {
+    /// `token`: one Cashu token of one mint.
+    Token(String),
+    /// `invoice`: nothing yet; the provider answers with an invoice, and with the
+    /// one answer once it is paid.
+    Invoice(Order),
+    /// `gift`: true: the provider's pool is asked for a first lease.
+    Gift,
+}
+
+/// What is to be paid by Lightning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// For how many seconds.
+    pub seconds: u64,
+}
+
+impl Funds {
+    /// The token, if it is one.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::Invoice(_) | Self::Gift => None,
+        }
+    }
+
+    /// The order, if it is to be paid by Lightning.
+    pub fn order(&self) -> Option<&Order> {
+        match self {
+            Self::Token(_) | Self::Gift => None,
+            Self::Invoice(order) => Some(order),
+        }
+    }
+}
+
+impl Serialize for Funds {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(1))?;
+        match self {
+            Self::Token(token) => map.serialize_entry("token", token)?,
+            Self::Invoice(order) => map.serialize_entry("invoice", order)?,
+            Self::Gift => map.serialize_entry("gift", &true)?,
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Funds {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            token: Option<String>,
+            #[serde(default)]
+            invoice: Option<Order>,
+            #[serde(default)]
+            gift: bool,
+        }
+        let fields = Fields::deserialize(from)?;
+        match (fields.token, fields.invoice, fields.gift) {
+            (Some(token), None, false) => Ok(Self::Token(token)),
+            (None, Some(order), false) => Ok(Self::Invoice(order)),
+            (None, None, true) => Ok(Self::Gift),
+            _ => Err(serde::de::Error::custom(
+                "exactly one of `token`, `invoice` and `gift` has to be there",
+            )),
+        }
+    }
 }
 
 /// Ends a lease.
@@ -195,11 +269,21 @@ impl fmt::Debug for Wanted {
     }
 }
 
+impl fmt::Debug for Funds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token"),
+            Self::Invoice(order) => order.fmt(f),
+            Self::Gift => f.write_str("Gift"),
+        }
+    }
+}
+
 impl fmt::Debug for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spawn")
             .field("wanted", &self.wanted)
-            .field("gift", &self.gift)
+            .field("funds", &self.funds)
             .field("quote_id", &self.quote_id)
             .finish_non_exhaustive()
     }

@@ -122,6 +122,10 @@ impl Waits {
         self.0.insert(step, (Instant::now() + wait, wait));
     }
 
+    fn put_for(&mut self, step: Step, wait: Duration) {
+        self.0.insert(step, (Instant::now() + wait, wait));
+    }
+
     /// When the next one of them is tried again.
     fn next(&self) -> Option<Instant> {
         let ahead = |until: &Instant| *until > Instant::now();
@@ -153,6 +157,7 @@ async fn run(ctx: Arc<Ctx>, id: LeaseId, bell: Arc<Notify>) -> Result<(), Ledger
                         waits.put(step);
                         Box::pin(steps::answer_late(&ctx, &id)).await?;
                     }
+                    steps::Taken::AskAgain(wait) => waits.put_for(step, wait),
                 }
             }
         }

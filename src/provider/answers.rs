@@ -415,6 +415,7 @@ fn say(ctx: &Ctx, news: &News<'_>, row: &RequestRow) -> Option<Say> {
                 None => Say::Pending(reply),
             })
         }
+        PaymentState::Lapsed => Some(Say::Last(Reply::error(row.id, refuse::invoice_expired()))),
         PaymentState::Rejected => {
             let mints: Vec<_> = ctx
                 .settings()
@@ -462,7 +463,7 @@ fn paid_outcome(
 }
 
 /// Tells a request, once, that its answer takes longer; that is not the answer.
-fn interim(
+pub(super) fn interim(
     tx: &Tx,
     mut row: RequestRow,
     reply: Reply,

@@ -78,6 +78,13 @@ impl Lanes {
         if matches!(ask, Ask::Quote(_)) {
             return self.quotes.enter().await.map(Some).ok_or_else(full);
         }
+        if ask.order().is_some() {
+            let mint = ctx.settings().lightning().map(|(_, mint)| mint);
+            return match mint.and_then(|mint| self.mints.get(mint)) {
+                Some(lane) => lane.enter().await.map(Some).ok_or_else(full),
+                None => Ok(None),
+            };
+        }
         match ask.token() {
             Some(token) => self.enter_with(ctx, token).await,
             None => Ok(None),

@@ -1,7 +1,7 @@
 //! What is published: from the settings and what the host can do.
 
 use super::ctx::{Ctx, active, promised};
-use super::handlers::mint_terms;
+use super::handlers::{lightning_terms, mint_terms};
 use super::pool;
 use super::settings::Settings;
 use crate::compute::{Capabilities, Enforced};
@@ -117,6 +117,7 @@ fn extension(settings: &Settings, facts: &OfferFacts, tiers: &[&Tier]) -> Extens
         mints: facts.mints.clone(),
         lock_key: facts.lock_key.clone(),
         pool: pool::terms(settings, tiers),
+        lightning: lightning_terms(settings),
         relays: settings.relays.clone(),
         limits: Limits {
             max_request_bytes: MAX_REQUEST,

@@ -9,6 +9,7 @@ use crate::core::payment::lock::{BadLock, LockKey};
 use crate::core::pricing::PriceError;
 use crate::ledger::LedgerError;
 use crate::protocol::error::{Code, Money, WireError};
+use crate::protocol::reply::Invoice;
 use crate::wallet::WalletError;
 
 /// A refusal with the money untouched.
@@ -117,11 +118,75 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             "the provider was away too long and came to it too late",
             "ask again with a new request id; the token is still yours",
         ),
+        Rejection::NotPaid => invoice_expired(),
         Rejection::Internal(_) => WireError::new(
             Code::Internal,
             "the provider's wallet failed before anything was taken",
             "try again later; the token is still yours",
         ),
+    }
+}
+
+/// An invoice is to be paid before anything else happens.
+pub(super) fn payment_due(invoice: Invoice) -> Refusal {
+    let mut due = WireError::new(
+        Code::PaymentDue,
+        format!("an invoice over {} is to be paid", invoice.amount_msat),
+        "pay the invoice, once; the answer comes when it is paid, and asking again with the same request id does no harm",
+    )
+    .with_money(Money::Pending);
+    due.invoice = Some(Box::new(invoice));
+    due
+}
+
+/// The invoice was not paid in time.
+pub(super) fn invoice_expired() -> Refusal {
+    WireError::new(
+        Code::InvoiceExpired,
+        "the invoice was not paid in time",
+        "order again with a new request id; if you have paid all the same, it comes back as a refund",
+    )
+}
+
+/// The pool gives first leases only.
+pub(super) fn no_gift_on_top() -> Refusal {
+    WireError::new(
+        Code::InvalidRequest,
+        "a lease cannot be topped up with a gift",
+        "pay with a token, or by Lightning",
+    )
+}
+
+/// Lightning is not taken here.
+pub(super) fn no_lightning() -> Refusal {
+    WireError::new(
+        Code::Unsupported,
+        "this provider takes no Lightning",
+        "pay with a Cashu token, or choose another provider",
+    )
+}
+
+/// Too many invoices wait to be paid already.
+pub(super) fn too_many_invoices(whose: &str) -> Refusal {
+    WireError::new(
+        Code::TooManyRequests,
+        format!("too many invoices {whose} wait to be paid"),
+        "pay one, or try again with a new request id once one has expired; a Cashu token is taken at once",
+    )
+}
+
+/// Why the mint makes no invoice; nothing can have been paid.
+pub(super) fn no_invoice(error: &WalletError, accepted: &[String]) -> Refusal {
+    let refusal = match error {
+        WalletError::OutcomeUnknown(why) => wallet(&WalletError::MintDown(why.clone()), accepted),
+        error => wallet(error, accepted),
+    };
+    WireError {
+        suggestion: format!(
+            "try again later, or pay with a Cashu token of: {}",
+            accepted.join(", ")
+        ),
+        ..refusal
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Settings {
     pub pool: pool::Terms,
     /// What leaves for the operator's Lightning address by itself.
     pub sweep: SweepPolicy,
+    /// How Lightning is taken, if it is.
+    pub lightning: Option<LightningPolicy>,
     /// When things happen.
     pub timing: Timing,
     /// Sell tiers although this host cannot enforce one of their limits.
@@ -311,6 +313,44 @@ impl Default for SweepPolicy {
             every: Duration::from_secs(3600),
             max_fee_percent: 2,
         }
+    }
+}
+
+/// How Lightning is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LightningPolicy {
+    /// The mint that makes the invoices, one of those that are accepted; `None`:
+    /// the first of them.
+    pub mint: Option<String>,
+    /// How long an invoice is to be paid, and room is held for it. The offer tells
+    /// it.
+    pub pay_within: Duration,
+    /// How long the mint is asked about an invoice after that has expired; what is
+    /// paid late goes back. The offer tells it.
+    pub late: Duration,
+    /// Leases that wait for an invoice to be paid, at most: nobody has shown any
+    /// money for their room.
+    pub unpaid: u32,
+}
+
+impl Default for LightningPolicy {
+    fn default() -> Self {
+        Self {
+            mint: None,
+            pay_within: Duration::from_secs(600),
+            late: Duration::from_secs(24 * 3600),
+            unpaid: 8,
+        }
+    }
+}
+
+impl Settings {
+    /// How Lightning is taken, and the URL of the mint that makes the invoices.
+    pub fn lightning(&self) -> Option<(&LightningPolicy, &str)> {
+        let policy = self.lightning.as_ref()?;
+        let first = || self.mints.first().map(|mint| mint.url.as_str());
+        let mint = policy.mint.as_deref().or_else(first)?;
+        Some((policy, mint))
     }
 }
 

@@ -9,7 +9,7 @@ use super::ctx::Ctx;
 use super::handlers::unit_name;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
-use crate::core::payment::Payment;
+use crate::core::payment::{Payment, PaymentState};
 use crate::core::time::Timestamp;
 use crate::ledger::{self, ENDED, LEASES, LedgerError, PAYMENTS};
 
@@ -115,9 +115,26 @@ pub(super) async fn balances(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String>
 /// # Errors
 /// A sentence: the ledger, the wallet, or a sum that does not fit.
 pub async fn unexplained(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    looked(ctx, Payment::is_open).await
+}
+
+/// The same, where nobody is believed to pay an invoice: what has come for one, and
+/// is not booked yet, stays too, and what never comes holds nothing back.
+///
+/// # Errors
+/// As [`unexplained`].
+pub(super) async fn not_booked(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    let due = |payment: &Payment| payment.is_open() && payment.state != PaymentState::Invoiced;
+    looked(ctx, due).await
+}
+
+async fn looked(
+    ctx: &Ctx,
+    arriving: fn(&Payment) -> bool,
+) -> Result<BTreeMap<Purse, Msat>, String> {
     for _ in 0..TRIES {
         let before = ctx.sends.now();
-        let found = compare(ctx).await?;
+        let found = compare(ctx, arriving).await?;
         // What is being sent is owed in the books no longer, or not yet.
         if before.0.is_empty() && ctx.sends.now() == before {
             return Ok(found);
@@ -126,7 +143,10 @@ pub async fn unexplained(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
     Ok(BTreeMap::new())
 }
 
-async fn compare(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+async fn compare(
+    ctx: &Ctx,
+    arriving: fn(&Payment) -> bool,
+) -> Result<BTreeMap<Purse, Msat>, String> {
     // The wallet first: what comes meanwhile is in the books alone.
     let held = balances(ctx).await?;
     let read = ctx.ledger().read(|reader| {
@@ -136,7 +156,7 @@ async fn compare(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
             sums.add(&lease, ctx.now())?;
             for id in &lease.payments {
                 let payment = reader.get(&PAYMENTS, &id.to_hex())?;
-                if let Some(payment) = payment.filter(Payment::is_open) {
+                if let Some(payment) = payment.filter(arriving) {
                     let sum = coming.entry((payment.mint, payment.unit)).or_default();
                     *sum = sum.checked_add(payment.face).ok_or_else(too_large)?;
                 }

@@ -18,6 +18,7 @@ use crate::ledger::{
     self, ENDED, LEASES, LedgerError, PAYMENTS, WORKLOADS, WorkloadRow, payments_of,
 };
 
+mod collect;
 mod credit;
 mod pay;
 mod refund;
@@ -29,6 +30,8 @@ pub(super) enum Taken {
     Done,
     /// Nothing changed; try again in a while.
     TryLater,
+    /// Nothing changed, and nothing failed; ask again after this.
+    AskAgain(Duration),
 }
 
 /// How long a backend may take for anything but making a workload.
@@ -89,6 +92,10 @@ pub(super) async fn take(
         },
         Step::Resolve(id) => match paid(id) {
             Some(payment) => pay::resolve(ctx, payment).await,
+            None => Ok(Taken::TryLater),
+        },
+        Step::Collect(id) => match paid(id) {
+            Some(payment) => collect::collect(ctx, &lease, payment, bell).await,
             None => Ok(Taken::TryLater),
         },
         Step::Provision => provision(ctx, &lease, bell).await,

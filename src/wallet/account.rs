@@ -38,6 +38,8 @@ pub(super) struct Account {
     pub(super) timeout: Duration,
     /// With which of the tokens that were sent the next recovery goes on.
     pub(super) asked: std::sync::atomic::AtomicUsize,
+    /// The same for unpaid invoices.
+    pub(super) collected: std::sync::atomic::AtomicUsize,
     /// The wallet's seed, to know our own outputs again (NUT-13).
     pub(super) seed: super::recovery::Seed,
     /// Which mint each keyset id belongs to, over all mints of this wallet.

@@ -20,10 +20,10 @@ pub use super::PendingSend;
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
 use super::errors::{self, store};
+pub use super::invoices::MintQuote;
 use super::keysets::Owners;
 use super::locks;
 use super::outgoing::{Melt, MeltQuote};
-pub use super::owner::MintQuote;
 use super::recovery::Seed;
 use super::restore::{self, Out};
 use super::token::{self, Read};
@@ -265,6 +265,7 @@ impl CdkWallet {
             sent,
             timeout: self.timeout,
             asked: std::sync::atomic::AtomicUsize::new(0),
+            collected: std::sync::atomic::AtomicUsize::new(0),
             seed: self.seed.clone(),
             keysets: self.keysets.clone(),
             restored: restore::Read::default(),
@@ -539,6 +540,23 @@ impl Wallet for CdkWallet {
             Err(WalletError::OutcomeUnknown(why)) => Err(WalletError::MintDown(why)),
             other => other,
         }
+    }
+
+    async fn invoice(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError> {
+        self.mint_quote(mint, unit, amount).await
+    }
+
+    async fn collect(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
+        self.mint_check(quote).await
+    }
+
+    async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError> {
+        self.drop_quote(quote).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -11,7 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::fake::{Fate, invoice};
 use super::{
-    LockTo, Melt, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, read_invoice,
+    LockTo, Melt, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, amount_of,
+    read_invoice,
 };
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Lock, LockKey, accept};
@@ -37,6 +38,8 @@ pub trait Bench: Send + Sync {
     async fn fund(&self, sat: u64);
     /// Takes the mint down, or up again.
     async fn set_down(&self, down: bool);
+    /// Pays an invoice of the mint, or knows that somebody will.
+    async fn pay(&self, bolt11: &str);
 }
 
 /// A token of version 3 with these secrets, a sat each; it only looks good.
@@ -634,6 +637,52 @@ pub async fn pays_no_more_than_it_may(bench: &dyn Bench) {
     assert!(matches!(error, Err(WalletError::MintNotAccepted(_))));
 }
 
+/// An invoice over exactly the amount is nothing until it is paid, gives its
+/// ecash once, however often it is asked for, and gives it to nobody else.
+pub async fn makes_ecash_of_a_paid_invoice_once(bench: &dyn Bench) {
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    let quote = wallet.invoice(&mint, &Unit::Sat, sat(21)).await.unwrap();
+    assert_eq!(amount_of(&quote.bolt11), Some(sat(21)));
+    let twin = wallet.invoice(&mint, &Unit::Sat, sat(21)).await.unwrap();
+    assert_ne!(quote.payment(), twin.payment());
+    assert_eq!(balance(wallet, bench).await, Msat::ZERO);
+    bench.pay(&quote.bolt11).await;
+    let stolen = bench.other().collect(&quote).await;
+    assert!(matches!(stolen, Err(WalletError::Refused(_))), "{stolen:?}");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let got = loop {
+        if let Some(got) = wallet.collect(&quote).await.unwrap() {
+            break got;
+        }
+        assert!(std::time::Instant::now() < end, "it is never paid");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(got, sat(21));
+    for _ in 0..2 {
+        assert_eq!(wallet.collect(&quote).await.unwrap(), Some(sat(21)));
+        wallet.recover().await.unwrap();
+    }
+    // The twin may be paid too, where every invoice is.
+    let twin = wallet.collect(&twin).await.unwrap().unwrap_or_default();
+    let all = sat(21).checked_add(twin).unwrap();
+    assert_eq!(balance(wallet, bench).await, all);
+    assert_eq!(balance(bench.other(), bench).await, Msat::ZERO);
+}
+
+/// A mint that is down makes no invoice, and of one that is there it cannot tell.
+pub async fn a_mint_that_is_down_tells_nothing_of_an_invoice(bench: &dyn Bench) {
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    let quote = wallet.invoice(&mint, &Unit::Sat, sat(21)).await.unwrap();
+    bench.pay(&quote.bolt11).await;
+    bench.set_down(true).await;
+    let error = wallet.collect(&quote).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    let error = wallet.invoice(&mint, &Unit::Sat, sat(1)).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    let error = wallet.invoice(&mint, &Unit::Sat, Msat::new(1)).await;
+    assert_eq!(error.unwrap_err(), WalletError::TooSmall);
+}
+
 /// Makes a test of every case, each with the bench that `$bench` (a future)
 /// gives. Call it in a module of its own.
 #[macro_export]
@@ -663,6 +712,8 @@ macro_rules! wallet_conformance {
             a_payment_that_fails_gives_the_money_back
             a_payment_under_way_holds_no_more_than_it_needs
             pays_no_more_than_it_may
+            makes_ecash_of_a_paid_invoice_once
+            a_mint_that_is_down_tells_nothing_of_an_invoice
         );
     };
     ($bench:expr; $($case:ident)*) => {

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::locks::{face_for, input_fee, is_point};
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
-    LockTo, Melt, MeltQuote, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed,
-    RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
+    LockTo, Melt, MeltQuote, MintFacts, MintQuote, MintUrl, PendingSend, ProofsState, Recovery,
+    Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
@@ -113,6 +113,22 @@ struct MintState {
     lose_lock: bool,
     refuse_locks: bool,
     lightning: melts::Lightning,
+    invoices: BTreeMap<String, FakeInvoice>,
+    expiry: Option<Timestamp>,
+    fail_invoice: Option<WalletError>,
+    lose_collect: bool,
+}
+
+/// An invoice of the fake.
+#[derive(Clone, Debug)]
+struct FakeInvoice {
+    bolt11: String,
+    units: u64,
+    unit: Unit,
+    /// Whose key may make the ecash of it.
+    seed: u64,
+    paid: bool,
+    asked: u32,
 }
 
 /// A mint in memory: makes tokens, remembers which are spent, fails on request.
@@ -212,6 +228,43 @@ impl FakeMint {
     /// While set, it refuses to lock tokens, though it says that it does.
     pub fn refuse_locks(&self, refuse: bool) {
         self.lock().refuse_locks = refuse;
+    }
+
+    /// When invoices expire that are made from now on; never at first.
+    pub fn set_expiry(&self, expiry: Option<Timestamp>) {
+        self.lock().expiry = expiry;
+    }
+
+    /// The next time that an invoice is asked for, it fails like this.
+    pub fn fail_next_invoice(&self, error: WalletError) {
+        self.lock().fail_invoice = Some(error);
+    }
+
+    /// The next time that ecash is made of a paid invoice, the answer is lost.
+    pub fn lose_next_collect(&self) {
+        self.lock().lose_collect = true;
+    }
+
+    /// Pays an invoice of this mint; `false`: it has none like it, or it is paid.
+    pub fn pay(&self, bolt11: &str) -> bool {
+        let mut state = self.lock();
+        let mut invoices = state.invoices.values_mut();
+        let unpaid = invoices.find(|one| one.bolt11 == bolt11 && !one.paid);
+        unpaid.map(|one| one.paid = true).is_some()
+    }
+
+    /// How often it was asked whether this invoice is paid.
+    pub fn asked_about(&self, bolt11: &str) -> u32 {
+        let state = self.lock();
+        let mut invoices = state.invoices.values();
+        invoices
+            .find(|one| one.bolt11 == bolt11)
+            .map_or(0, |one| one.asked)
+    }
+
+    /// How many invoices it has made.
+    pub fn invoices(&self) -> usize {
+        self.lock().invoices.len()
     }
 
     /// A new token over `amount` in sat (rounded up), in nobody's wallet.
@@ -350,6 +403,8 @@ struct Books {
     holdings: BTreeMap<(MintUrl, Unit), Msat>,
     done: BTreeMap<PaymentId, Redeemed>,
     sent: BTreeMap<PaymentId, PendingSend>,
+    /// What was made of invoices, by the mint's name of them.
+    minted: BTreeMap<String, Msat>,
     /// Since when tokens are made, as this wallet tells; it has no clock.
     now: Timestamp,
 }
@@ -759,6 +814,77 @@ impl Wallet for FakeWallet {
         quote: &str,
     ) -> Result<Melt, WalletError> {
         self.state_of(mint, unit, quote).await
+    }
+
+    async fn invoice(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError> {
+        let fake = self.mint(mint)?;
+        let units = super::token::whole_units(unit, amount).ok_or(WalletError::TooSmall)?;
+        fake.ask().await?;
+        let text = cdk_fake_wallet::create_fake_invoice(amount.get(), String::new()).to_string();
+        let mut state = fake.lock();
+        if let Some(error) = state.fail_invoice.take() {
+            return Err(error);
+        }
+        let id = format!("quote-{}", state.invoices.len());
+        let made = FakeInvoice {
+            bolt11: text.clone(),
+            units,
+            unit: unit.clone(),
+            seed: self.seed,
+            paid: false,
+            asked: 0,
+        };
+        state.invoices.insert(id.clone(), made);
+        Ok(MintQuote {
+            id,
+            mint: mint.clone(),
+            unit: unit.clone(),
+            bolt11: text,
+            expires_at: state.expiry,
+        })
+    }
+
+    async fn collect(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
+        let fake = self.mint(&quote.mint)?;
+        fake.ask().await?;
+        let (amount, lost) = {
+            let mut state = fake.lock();
+            let lost = state.lose_collect;
+            let known = state.invoices.get_mut(&quote.id);
+            let Some(known) = known.filter(|one| one.seed == self.seed) else {
+                return Err(WalletError::Refused("no such invoice".to_owned()));
+            };
+            known.asked += 1;
+            if !known.paid {
+                return Ok(None);
+            }
+            let amount = in_msat(&known.unit, known.units)?;
+            state.lose_collect = false;
+            (amount, lost)
+        };
+        let first = self
+            .lock()
+            .minted
+            .insert(quote.id.clone(), amount)
+            .is_none();
+        if first {
+            self.credit(&quote.mint, &quote.unit, amount);
+        }
+        if lost {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
+        }
+        Ok(Some(amount))
+    }
+
+    async fn forget_invoice(&self, _quote: &MintQuote) -> Result<(), WalletError> {
+        Ok(())
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -12,6 +12,7 @@ pub mod conformance;
 mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
+mod invoices;
 mod keysets;
 mod locks;
 mod melts;
@@ -39,6 +40,7 @@ use crate::core::payment::lock::{Conditions, LockKey};
 use crate::core::time::Timestamp;
 
 pub use crate::core::payment::lock::LockTo;
+pub use invoices::{MintQuote, amount_of};
 pub use locks::{face_for, is_point, lock_key_of};
 pub use outgoing::{Invoice, MAX_INVOICE, Melt, MeltQuote, read_invoice};
 pub use token::{MAX_PROOFS, normalise, read_info};
@@ -400,6 +402,35 @@ pub trait Wallet: Send + Sync {
         unit: &Unit,
         quote: &str,
     ) -> Result<Melt, WalletError>;
+    /// Asks `mint` for an invoice over `amount`, which becomes ecash of this wallet
+    /// once it is paid (NUT-04, NUT-23), and of nobody else's where the mint knows
+    /// NUT-20. The caller writes it down before anybody is told.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `TooSmall` (not whole pieces of the
+    /// unit), `Store`. `OutcomeUnknown`: there may be an invoice that nobody knows.
+    /// Nothing is lost by any of them.
+    async fn invoice(
+        &self,
+        mint: &MintUrl,
+        unit: &Unit,
+        amount: Msat,
+    ) -> Result<MintQuote, WalletError>;
+
+    /// Asks whether an invoice is paid, and if so makes the ecash. Gives what was
+    /// made of it in all, `None` while it is not paid. Safe to call again at any
+    /// time, also side by side with `recover`: the money comes once.
+    ///
+    /// # Errors
+    /// `MintDown`, `OutcomeUnknown`, `Store`: call it again. `Refused`: the mint or
+    /// this wallet does not know it.
+    async fn collect(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError>;
+
+    /// Has [`recover`](Self::recover) ask about an unpaid invoice no more.
+    ///
+    /// # Errors
+    /// `Store`.
+    async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

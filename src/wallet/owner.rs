@@ -1,132 +1,14 @@
-//! What a wallet's owner does with it besides paying and being paid: ecash over
-//! Lightning, tokens taken back, restore from the seed.
-
-use std::time::Duration;
-
-use cdk::amount::SplitTarget;
-use cdk::nuts::PaymentMethod;
+//! What a wallet's owner does with it besides paying and being paid: tokens taken
+//! back, restore from the seed.
 
 use super::cdk_wallet::{Actor, CdkWallet};
-use super::errors::{maybe_sent, nothing_sent, store};
-use super::token;
 use super::{MintUrl, PendingSend, ProofsState, Redeemed, Unit, Wallet, WalletError};
 use crate::core::money::Msat;
-use crate::core::time::Timestamp;
 
 /// Proofs beyond this number are worth a swap into fewer.
 const MANY_PROOFS: usize = 32;
 
-/// A Lightning invoice that becomes ecash when it is paid (NUT-04, NUT-23).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MintQuote {
-    /// The mint's name of the quote.
-    pub id: String,
-    /// The mint.
-    pub mint: MintUrl,
-    /// Unit of the ecash.
-    pub unit: Unit,
-    /// The invoice to pay.
-    pub bolt11: String,
-    /// When the invoice expires; `None`: the mint did not say.
-    pub expires_at: Option<Timestamp>,
-}
-
 impl CdkWallet {
-    /// Asks the mint for an invoice over `amount`.
-    ///
-    /// # Errors
-    /// `MintNotAccepted`, `MintDown`, `Refused`, `TooSmall` (not whole pieces of
-    /// the unit), `Store`. `OutcomeUnknown`: there may be an invoice that nobody
-    /// knows; harmless.
-    pub async fn mint_quote(
-        &self,
-        mint: &MintUrl,
-        unit: &Unit,
-        amount: Msat,
-    ) -> Result<MintQuote, WalletError> {
-        let pieces = token::whole_units(unit, amount).ok_or(WalletError::TooSmall)?;
-        let actor = self.at(mint, unit)?;
-        self.order(&actor, move |account| {
-            Box::pin(async move {
-                account.issues().await?;
-                let quote = account
-                    .wallet
-                    .mint_quote(PaymentMethod::BOLT11, Some(pieces.into()), None, None)
-                    .await
-                    .map_err(|error| nothing_sent(&error))?;
-                Ok(MintQuote {
-                    id: quote.id,
-                    mint: account.mint.clone(),
-                    unit: account.unit.clone(),
-                    bolt11: quote.request,
-                    expires_at: (quote.expiry > 0).then(|| Timestamp::from_secs(quote.expiry)),
-                })
-            })
-        })
-        .await
-    }
-
-    /// Asks whether the quote's invoice is paid, and if so makes the ecash.
-    /// `None`: not paid yet. Safe to call again at any time.
-    ///
-    /// # Errors
-    /// As [`mint_quote`](Self::mint_quote); `Refused` for an unknown quote.
-    /// `OutcomeUnknown`: `recover` finishes it.
-    pub async fn mint_check(&self, quote: &MintQuote) -> Result<Option<Msat>, WalletError> {
-        let actor = self.at(&quote.mint, &quote.unit)?;
-        let id = quote.id.clone();
-        self.order(&actor, move |account| {
-            Box::pin(async move {
-                let state = account
-                    .wallet
-                    .check_mint_quote_status(&id)
-                    .await
-                    .map_err(|error| nothing_sent(&error))?;
-                if u64::from(state.amount_mintable()) == 0 {
-                    let issued = account.msat(state.amount_issued)?;
-                    return Ok((!issued.is_zero()).then_some(issued));
-                }
-                let proofs = account
-                    .wallet
-                    .mint(&id, SplitTarget::default(), None)
-                    .await
-                    .map_err(|error| maybe_sent(&error))?;
-                let amount = cdk::nuts::ProofsMethods::total_amount(&proofs).map_err(store)?;
-                account.msat(amount).map(Some)
-            })
-        })
-        .await
-    }
-
-    /// Waits until the invoice is paid, at most `timeout`, and makes the ecash.
-    ///
-    /// # Errors
-    /// As [`mint_check`](Self::mint_check); `MintDown` when the time is up and
-    /// nothing was paid.
-    pub async fn mint_wait(
-        &self,
-        quote: &MintQuote,
-        timeout: Duration,
-    ) -> Result<Msat, WalletError> {
-        // A mint need not be able to notify (NUT-17), so it is asked, ever more seldom.
-        const FIRST: Duration = Duration::from_millis(50);
-        const LAST: Duration = Duration::from_secs(5);
-        let paid = async {
-            let mut pause = FIRST;
-            loop {
-                if let Some(amount) = self.mint_check(quote).await? {
-                    return Ok(amount);
-                }
-                tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2).min(LAST);
-            }
-        };
-        match tokio::time::timeout(timeout, paid).await {
-            Ok(result) => result,
-            Err(_) => Err(WalletError::MintDown("the invoice is not paid".to_owned())),
-        }
-    }
-
     /// Takes a token in, for a consumer who was given one: asks, then redeems.
     ///
     /// # Errors

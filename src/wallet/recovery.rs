@@ -45,15 +45,9 @@ impl Account {
                 return Ok(found);
             }
         }
-        let unissued = self.wallet.get_unissued_mint_quotes().await;
-        if unissued.map_err(store)?.is_empty() {
-            return self.melts(found).await;
-        }
-        match self.wallet.mint_unissued_quotes().await {
-            Ok(amount) if u64::from(amount) > 0 => found.recovered += 1,
-            Ok(_) => {}
-            Err(_) => found.unfinished += 1,
-        }
+        let (paid, unknown) = self.collect_some().await?;
+        found.recovered += paid;
+        found.unfinished += unknown;
         self.melts(found).await
     }
 

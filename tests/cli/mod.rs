@@ -3,6 +3,7 @@
 mod elder;
 mod enter;
 mod gift;
+mod lightning;
 mod rent;
 mod satlet;
 mod satletd;

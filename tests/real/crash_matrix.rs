@@ -14,17 +14,18 @@ use satlet::core::ids::RequestId;
 use satlet::core::lease::Lease;
 use satlet::core::money::Msat;
 use satlet::demo::crash;
+use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::ledger::{ENDED, LEASES, Ledger};
 use satlet::protocol::error::{Money, WireError};
 use satlet::protocol::reply::{Answer, Message, Outcome, Reply};
-use satlet::protocol::request::{Ask, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Funds, Order, Spawn, Topup, Wanted};
 use satlet::relay::convert::now;
 use satlet::wallet::MintUrl;
 use serde_json::json;
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::servers::Nutshell;
-use crate::support::shop::{SSH_KEY, refund_to, stop, topup};
+use crate::support::shop::{SSH_KEY, refund_to, stop};
 use crate::support::world::{
     Asker, Daemon, LONG, Purse, World, no_sandbox, provider_wallet, request,
 };
@@ -65,10 +66,31 @@ fn final_answers(asker: &Asker, id: RequestId) -> Vec<(String, Reply)> {
     .collect()
 }
 
+/// The invoices that a request was told of so far.
+fn invoices(asker: &Asker, id: RequestId) -> BTreeSet<String> {
+    let got = asker.replies_now(id);
+    let told = got.iter().filter_map(|got| {
+        let Ok(Message::Reply(reply)) = serde_json::from_str(&got.body) else {
+            return None;
+        };
+        match reply.outcome {
+            Outcome::Error(error) => Some(error.invoice?.bolt11),
+            Outcome::Result(_) => None,
+        }
+    });
+    told.collect()
+}
+
 /// Sends a request and waits for its answer; a daemon that dies meanwhile is
-/// started again.
-async fn ask(daemon: &mut Daemon, asker: &Asker, ask: Ask) -> Result<Answer, WireError> {
+/// started again. An invoice is paid as soon as it is told.
+async fn ask(
+    daemon: &mut Daemon,
+    asker: &Asker,
+    mint: &TestMint,
+    ask: Ask,
+) -> Result<Answer, WireError> {
     let (id, text) = request(ask);
+    let mut paid = None;
     asker.send(&daemon.key(), &text).await;
     let deadline = tokio::time::Instant::now() + LONG * 2;
     let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
@@ -76,10 +98,20 @@ async fn ask(daemon: &mut Daemon, asker: &Asker, ask: Ask) -> Result<Answer, Wir
         if daemon.has_ended() {
             daemon.start().await;
         }
+        let told = invoices(asker, id);
+        assert!(told.len() <= 1, "one order, one invoice");
+        if let Some(told) = told.into_iter().next().filter(|_| paid.is_none()) {
+            mint.pay(&told).await.unwrap();
+            paid = Some(told);
+        }
         if let Some((_, reply)) = final_answers(asker, id).into_iter().next() {
             return match reply.outcome {
                 Outcome::Result(answer) => Ok(*answer),
-                Outcome::Error(error) => Err(error),
+                Outcome::Error(error) => {
+                    let untouched = error.money == Money::Untouched;
+                    assert!(!untouched || paid.is_none(), "{error:?}");
+                    Err(error)
+                }
             };
         }
         assert!(tokio::time::Instant::now() < deadline, "no answer");
@@ -87,8 +119,19 @@ async fn ask(daemon: &mut Daemon, asker: &Asker, ask: Ask) -> Result<Answer, Wir
     }
 }
 
-/// Where the money of a purchase is: nowhere but in one place.
-async fn money_is_safe<T>(purse: &Purse, token: &str, answer: &Result<T, WireError>) {
+/// Where the money of a purchase is: nowhere but in one place. An invoice that was
+/// paid is a lease or a refund; that `untouched` is none is looked at by [`ask`].
+async fn money_is_safe<T>(purse: &Purse, funds: &Funds, answer: &Result<T, WireError>) {
+    let Funds::Token(token) = funds else {
+        if let Some(refund) = answer
+            .as_ref()
+            .err()
+            .and_then(|error| error.refund.as_ref())
+        {
+            purse.take(&refund.token).await;
+        }
+        return;
+    };
     let unspent = purse.is_unspent(token).await;
     match answer {
         Ok(_) => assert!(!unspent),
@@ -107,12 +150,22 @@ struct Plot {
     dies_at: Option<String>,
     /// The request to the mint that something happens to: path, number, what.
     fault: Option<(String, u32, Fault)>,
+    /// Paid by Lightning.
+    lightning: bool,
 }
 
 /// A life of a lease: bought, paid for again, stopped. Paid at `mint`, where it is
 /// not cdk's in this process.
 async fn story(plot: Plot, mint: Option<String>) -> Told {
-    let world = World::start(1).await;
+    let world = World::with_mint(
+        1,
+        MintOptions {
+            // An invoice that nobody was told of is paid by nobody.
+            by_hand: plot.lightning,
+            ..MintOptions::default()
+        },
+    )
+    .await;
     let mint = mint.unwrap_or_else(|| world.mint.url().0);
     let target = mint.trim_start_matches("http://").parse().unwrap();
     let proxy = Proxy::start(target).await;
@@ -124,8 +177,15 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     });
     let log = world.dir.path().join("points");
     let asker = Asker::start(&world).await;
-    let purse = Purse::at(world.dir.path(), MintUrl(proxy.url()), 1_000).await;
-    let (first, second) = (purse.token(30).await, purse.token(20).await);
+    let sat = if plot.lightning { 0 } else { 1_000 };
+    let purse = Purse::at(world.dir.path(), MintUrl(proxy.url()), sat).await;
+    let (first, second) = if plot.lightning {
+        let order = |seconds| Funds::Invoice(Order { seconds });
+        (order(299), order(199))
+    } else {
+        let first = purse.token(30).await;
+        (Funds::Token(first), Funds::Token(purse.token(20).await))
+    };
     let mut env = vec![(crash::LOG, log.to_str().unwrap().to_owned())];
     env.extend(plot.dies_at.clone().map(|at| (crash::AT, at)));
     proxy.arm(plot.fault);
@@ -137,21 +197,26 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     };
     let spawn = Ask::Spawn(Spawn {
         wanted,
-        token: first.clone(),
-        gift: false,
+        funds: first.clone(),
         quote_id: None,
         refund_key: None,
     });
-    let sold = ask(&mut daemon, &asker, spawn).await;
+    let sold = ask(&mut daemon, &asker, &world.mint, spawn).await;
     let mut rest = None;
     if let Ok(answer) = &sold {
         let Answer::Spawn(sold) = answer else {
             panic!("{answer:?}")
         };
         let lease = &sold.status.lease;
-        let more = ask(&mut daemon, &asker, topup(lease, second.clone())).await;
+        let more = Ask::Topup(Topup {
+            lease: lease.clone(),
+            funds: second.clone(),
+            refund_key: None,
+        });
+        let more = ask(&mut daemon, &asker, &world.mint, more).await;
         let stop = refund_to(&purse.refund_key(), stop(lease));
-        rest = Some((more, ask(&mut daemon, &asker, stop).await));
+        let stopped = ask(&mut daemon, &asker, &world.mint, stop).await;
+        rest = Some((more, stopped));
     }
     let points = lines(&log);
     let (requests, waits) = proxy.disarm();
@@ -271,8 +336,12 @@ async fn tell_all<T: std::fmt::Debug>(
 
 /// All stories: one in which nothing dies, and one for each point of it. Each
 /// name of a point is died at as often as `times` says.
-async fn matrix(times: u64, mint: Option<String>) {
-    let whole = story(Plot::default(), mint.clone()).await;
+async fn matrix(times: u64, mint: Option<String>, lightning: bool) {
+    let first = Plot {
+        lightning,
+        ..Plot::default()
+    };
+    let whole = story(first, mint.clone()).await;
     let count = |point: &String| {
         let (_, times) = point.rsplit_once('#').unwrap();
         times.parse::<u64>().unwrap()
@@ -282,9 +351,14 @@ async fn matrix(times: u64, mint: Option<String>) {
         .into_iter()
         .filter(|point| count(point) <= times)
         .collect();
-    for call in [
-        "check", "redeem", "send", "lock", "prepare", "create", "destroy",
-    ] {
+    let calls: &[&str] = if lightning {
+        &["invoice", "collect", "send", "lock", "create", "destroy"]
+    } else {
+        &[
+            "check", "redeem", "send", "lock", "prepare", "create", "destroy",
+        ]
+    };
+    for call in calls {
         for when in ["before", "after"] {
             let point = format!("{when} {call}#1");
             assert!(matrix.contains(&point), "{point} is not in {matrix:?}");
@@ -293,7 +367,12 @@ async fn matrix(times: u64, mint: Option<String>) {
     let plots = matrix.into_iter().map(|point| {
         let dies_at = Some(point.clone());
         let fault = None;
-        (point, Plot { dies_at, fault })
+        let plot = Plot {
+            dies_at,
+            fault,
+            lightning,
+        };
+        (point, plot)
     });
     // Commits are made together as it happens, so not every one comes again.
     let (all, missed) = tell_all(plots.collect(), mint, |told| told.died).await;
@@ -319,6 +398,7 @@ async fn faults(mint: Option<String>) {
             Plot {
                 dies_at,
                 fault: Some(fault),
+                lightning: false,
             },
         )
     });
@@ -356,7 +436,7 @@ async fn whatever_the_daemon_dies_at_the_money_is_in_one_place_and_each_request_
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None).await;
+    matrix(1, None, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,5 +448,13 @@ async fn the_same_with_nutshell() {
         Ok(program) => Nutshell::start(program).await,
         Err(why) => skip!("{why}"),
     };
-    matrix(1, Some(nutshell.url())).await;
+    matrix(1, Some(nutshell.url()), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_it_dies_at_an_invoice_that_is_paid_is_a_lease_or_a_refund() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    matrix(1, None, true).await;
 }

@@ -1,4 +1,4 @@
-//! Locked tokens at a mint that nobody here wrote.
+//! Locked tokens and invoices at a mint that nobody here wrote.
 
 use std::time::Duration;
 
@@ -83,6 +83,9 @@ impl Bench for NutshellBench {
     async fn set_down(&self, _: bool) {
         unreachable!("not asked for by these cases")
     }
+    async fn pay(&self, _: &str) {
+        // Its fake Lightning node pays every invoice.
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,4 +103,13 @@ async fn nutshell_keeps_locks() {
     };
     conformance::a_thief_gets_no_locked_money(&bench).await;
     conformance::claims_what_comes_back_to_it(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nutshell_gives_ecash_for_a_paid_invoice_once_and_to_nobody_else() {
+    let bench = match NutshellBench::start().await {
+        Ok(bench) => bench,
+        Err(why) => skip!("{why}"),
+    };
+    conformance::makes_ecash_of_a_paid_invoice_once(&bench).await;
 }

@@ -190,6 +190,7 @@ fn offer(key: PublicKey, name: &str, relay: &str, mint: &str) -> Offer {
             mints: terms(mint),
             lock_key: None,
             pool: None,
+            lightning: None,
             relays: vec![relay.to_owned()],
             limits: Limits {
                 max_request_bytes: 32_768,
@@ -222,6 +223,7 @@ fn quote(seconds: u64, mint: &str) -> QuoteAnswer {
         gift_seconds: None,
         mints: terms(mint),
         lock: None,
+        lightning: None,
         gives: gives(),
         not_enforced: Vec::new(),
         outgoing_network: false,

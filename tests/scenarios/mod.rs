@@ -5,6 +5,7 @@ pub mod consumer;
 mod crash;
 mod fiat;
 mod lease;
+mod lightning;
 mod load;
 mod locked_refunds;
 mod locks;

@@ -11,7 +11,7 @@ use satlet::core::receipt::Receipt;
 use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::receipt::SignedReceipt;
 use satlet::protocol::reply::{Answer, LeaseState, QuoteAnswer, SpawnAnswer, StopAnswer};
-use satlet::protocol::request::{Ask, Quote, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Funds, Quote, Spawn, Wanted};
 use satlet::provider::control::PoolView;
 use satlet::provider::{offer, queries};
 use satlet::relay::receipt::open;
@@ -39,8 +39,7 @@ fn wanted(tier: Option<&str>) -> Wanted {
 fn gift_of(tier: Option<&str>) -> Ask {
     Ask::Spawn(Spawn {
         wanted: wanted(tier),
-        token: String::new(),
-        gift: true,
+        funds: Funds::Gift,
         quote_id: None,
         refund_key: None,
     })
@@ -327,17 +326,6 @@ async fn only_the_cheapest_tier_is_given_and_not_beside_money() {
     let error = refused(&shop, key(1), gift_of(Some("large"))).await;
     assert_eq!(error.code, Code::NoGift);
     assert!(error.suggestion.contains("small"), "{error:?}");
-    for (token, gift) in [(shop.mint.token(sat(50)), true), (String::new(), false)] {
-        let ask = Ask::Spawn(Spawn {
-            wanted: wanted(None),
-            token: token.clone(),
-            gift,
-            quote_id: None,
-            refund_key: None,
-        });
-        let error = refused(&shop, key(1), ask).await;
-        assert_eq!(error.code, Code::InvalidRequest);
-    }
     assert_eq!(used(&shop).await, Msat::ZERO);
     let wanted = wanted(None);
     let no_keys = Ask::Spawn(Spawn {
@@ -345,8 +333,7 @@ async fn only_the_cheapest_tier_is_given_and_not_beside_money() {
             ssh_keys: Vec::new(),
             ..wanted
         },
-        token: String::new(),
-        gift: true,
+        funds: Funds::Gift,
         quote_id: None,
         refund_key: None,
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use satlet::core::money::Msat;
 use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::reply::Answer;
-use satlet::protocol::request::{Ask, Quote, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Funds, Quote, Spawn, Wanted};
 
 use crate::support::shop::{SSH_KEY, Shop, body, key, new_id, spawn};
 
@@ -23,8 +23,7 @@ fn wanting(token: String, change: impl FnOnce(&mut Wanted)) -> Ask {
     change(&mut wanted);
     Ask::Spawn(Spawn {
         wanted,
-        token,
-        gift: false,
+        funds: Funds::Token(token),
         quote_id: None,
         refund_key: None,
     })
@@ -293,7 +292,6 @@ async fn a_quote_holds_its_price_and_then_expires() {
     shop.start().await;
     let cite = |token: String, id| match wanting(token, |_| {}) {
         Ask::Spawn(spawn) => Ask::Spawn(Spawn {
-            gift: false,
             quote_id: Some(id),
             ..spawn
         }),

@@ -128,6 +128,13 @@ impl Proxy {
         *self.state.lock().unwrap().seen.get(path).unwrap_or(&0)
     }
 
+    /// Requests of this path, or one below it, until now.
+    pub fn seen_below(&self, path: &str) -> u32 {
+        let state = self.state.lock().unwrap();
+        let below = state.seen.iter().filter(|(at, _)| at.starts_with(path));
+        below.map(|(_, times)| times).sum()
+    }
+
     /// Holds every answer back for so long.
     pub fn set_delay(&self, delay: Duration) {
         self.state.lock().unwrap().delay = delay;

@@ -18,7 +18,7 @@ use satlet::gateway::{GatewayLimits, Ports};
 use satlet::ledger::{self, Ledger, OUTBOX, OutboxRow, REQUESTS};
 use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
-use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Stop, Topup, Wanted};
+use satlet::protocol::request::{Ask, Funds, OfLease, Request, Spawn, Stop, Topup, Wanted};
 use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
@@ -28,8 +28,8 @@ use satlet::provider::paygress::ports;
 use satlet::provider::payouts;
 use satlet::provider::refunds;
 use satlet::provider::settings::{
-    BackendSetting, Fiat, GatewaySettings, ImagePolicy, MintSetting, POOL, RefundPolicy,
-    RequestPolicy, Settings, SweepPolicy, Template, Timing,
+    BackendSetting, Fiat, GatewaySettings, ImagePolicy, LightningPolicy, MintSetting, POOL,
+    RefundPolicy, RequestPolicy, Settings, SweepPolicy, Template, Timing,
 };
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
@@ -188,6 +188,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         refunds: RefundPolicy::default(),
         pool: POOL,
         sweep: SweepPolicy::default(),
+        lightning: Some(LightningPolicy::default()),
         creates: 64,
     }
 }
@@ -511,8 +512,7 @@ pub fn spawn(token: String) -> Ask {
     };
     Ask::Spawn(Spawn {
         wanted,
-        token,
-        gift: false,
+        funds: Funds::Token(token),
         quote_id: None,
         refund_key: None,
     })
@@ -522,7 +522,7 @@ pub fn spawn(token: String) -> Ask {
 pub fn topup(lease: &LeaseId, token: String) -> Ask {
     Ask::Topup(Topup {
         lease: lease.clone(),
-        token,
+        funds: Funds::Token(token),
         refund_key: None,
     })
 }

@@ -75,6 +75,11 @@ pub(crate) struct World {
 impl World {
     /// A world of so many relays and one mint.
     pub(crate) async fn start(relays: usize) -> Self {
+        Self::with_mint(relays, MintOptions::default()).await
+    }
+
+    /// The same with another mint.
+    pub(crate) async fn with_mint(relays: usize, mint: MintOptions) -> Self {
         let mut started = Vec::new();
         for _ in 0..relays {
             started.push(TestRelay::start().await.unwrap());
@@ -82,7 +87,7 @@ impl World {
         Self {
             dir: tempfile::tempdir().unwrap(),
             relays: started,
-            mint: TestMint::start(MintOptions::default()).await.unwrap(),
+            mint: TestMint::start(mint).await.unwrap(),
         }
     }
 
@@ -118,9 +123,11 @@ impl Purse {
             allow_any_mint: false,
         });
         let wallet = wallet.await.unwrap();
-        let amount = Msat::from_sat(sat).unwrap();
-        let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
-        wallet.mint_wait(&quote, LONG).await.unwrap();
+        if sat > 0 {
+            let amount = Msat::from_sat(sat).unwrap();
+            let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
+            wallet.mint_wait(&quote, LONG).await.unwrap();
+        }
         Self {
             wallet,
             mint,
@@ -780,6 +787,21 @@ impl Person {
             person.json(&["wallet", "mint", &sat.to_string()]).await;
         }
         person
+    }
+
+    /// Starts `satlet`, with what it says on pipes.
+    pub(crate) fn launch(&self, args: &[&str]) -> tokio::process::Child {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_satlet"))
+            .arg("--home")
+            .arg(&self.home)
+            .args(args)
+            .env_remove("SATLET_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
     }
 
     /// Runs `satlet` to its end.

@@ -200,6 +200,9 @@ pub struct PayArgs {
     /// Pay with this ecash token; `-` reads it from standard input
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// Pay by Lightning: shows an invoice and waits until it is paid
+    #[arg(long, conflicts_with_all = ["amount", "token"])]
+    pub lightning: bool,
     /// Do not lock the token to the provider
     #[arg(long)]
     pub no_lock: bool,
@@ -229,7 +232,7 @@ pub struct SpawnArgs {
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
     /// Return once a relay took the request; `status` and `ls` pick it up
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "lightning")]
     pub detach: bool,
     /// The main process; the image's own if absent
     #[arg(last = true, value_name = "CMD")]

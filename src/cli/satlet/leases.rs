@@ -90,6 +90,9 @@ fn pay(args: PayArgs) -> Result<Pay, ClientError> {
         let bad = || ClientError::usage("usage", format!("{sat} sat cannot be paid"), "");
         return Ok(Pay::Amount(amount.ok_or_else(bad)?));
     }
+    if args.lightning {
+        return Ok(Pay::Lightning(args.seconds));
+    }
     Ok(args.seconds.map_or(Pay::Minimum, Pay::Seconds))
 }
 
@@ -303,6 +306,7 @@ fn request_json(request: &SavedRequest) -> Value {
         "standing": request.standing,
         "note": request.note,
         "token_msat": request.paid.as_ref().map(|paid| paid.face),
+        "invoice": request.order.as_ref().and_then(|order| order.invoice.as_ref()),
         "written_at": request.written_at,
     })
 }
@@ -366,7 +370,7 @@ async fn request_status(app: &App, client: &Client, id: RequestId) -> Outcome {
         .timeout
         .map_or(MONEY_TIMEOUT, Duration::from_secs);
     let progress = app.progress();
-    let left = client.leftover(id, wait, &progress).await?;
+    let left = client.resume(id, wait, &progress).await?;
     if let Some(Leftover { result, .. }) = left {
         let settled = result?;
         client.receive_refunds().await?;

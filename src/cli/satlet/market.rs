@@ -266,6 +266,14 @@ fn quote_text(quote: &QuoteAnswer) -> String {
             .collect::<Vec<_>>()
             .join(", "),
     );
+    if let Some(terms) = &quote.lightning {
+        let within = duration(terms.pay_seconds);
+        let what = format!(
+            "by Lightning, at {}, to be paid within {within}",
+            terms.mint
+        );
+        line("invoice", what);
+    }
     line("until", quote.expires_at.to_string());
     text
 }

@@ -4,6 +4,7 @@
 pub mod args;
 mod enter;
 mod history;
+mod invoice;
 mod leases;
 mod market;
 mod password;
@@ -171,6 +172,7 @@ impl App {
             no_lock,
             relays: self.global.relays.clone(),
             timeout: self.global.timeout.map(Duration::from_secs),
+            show_invoice: Some(invoice::show(self.global.json)),
             ..ClientOptions::default()
         };
         Client::open(self.home()?.root(), options)

@@ -89,6 +89,7 @@ impl Client {
             note: String::new(),
             paygress: Some(more),
             fate: None,
+            order: None,
         });
         let written = self.keep(made, Some(paid), unwritten).await?;
         progress("waiting for the provider");

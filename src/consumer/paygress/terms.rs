@@ -150,6 +150,7 @@ pub(super) fn amount(pay: &Pay, rate: u64) -> Result<Option<Msat>, ClientError> 
     let least = price(MIN_SECONDS, rate).ok_or_else(too_much)?;
     let amount = match pay {
         Pay::Token(_) => return Ok(None),
+        Pay::Lightning(_) => return Err(crate::consumer::money::no_lightning()),
         Pay::Minimum => least,
         Pay::Seconds(seconds) => price(*seconds, rate).ok_or_else(too_much)?,
         Pay::Amount(amount) => *amount,
@@ -177,6 +178,7 @@ pub(super) fn enough(amount: Msat, rate: u64) -> Result<(), ClientError> {
 pub(super) fn topup_amount(pay: &Pay, rate: u64) -> Result<Option<Msat>, ClientError> {
     match pay {
         Pay::Token(_) => Ok(None),
+        Pay::Lightning(_) => Err(crate::consumer::money::no_lightning()),
         Pay::Minimum => price(MIN_SECONDS, rate).ok_or_else(too_much).map(Some),
         Pay::Seconds(seconds) => price(*seconds, rate).ok_or_else(too_much).map(Some),
         Pay::Amount(amount) => Ok(Some(*amount)),

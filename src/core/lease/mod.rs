@@ -141,6 +141,10 @@ pub struct Lease {
     pub stop_request: Option<RequestId>,
     /// When the workload was last looked at.
     pub looked_at: Timestamp,
+    /// Whether its first payment is an invoice: while its room is held for that,
+    /// nobody has shown any money.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invoiced: bool,
 }
 
 /// The books of one lease. At every commit
@@ -285,6 +289,7 @@ impl Lease {
             warned: Vec::new(),
             stop_request: None,
             looked_at: now,
+            invoiced: false,
         }
     }
 

@@ -25,6 +25,8 @@ pub enum Step {
     Redeem(PaymentId),
     /// Find out what became of a redemption; never redeem.
     Resolve(PaymentId),
+    /// Ask whether an invoice is paid, and if so make ecash of it.
+    Collect(PaymentId),
     /// Make the workload and wait until it can be entered.
     Provision,
     /// Start the stopped workload.
@@ -122,6 +124,7 @@ fn payment_step(payment: &Payment) -> Option<Step> {
         PaymentState::Reserved => Some(Step::Redeem(id)),
         // A redemption is begun and ended by one step; met at rest, its process died.
         PaymentState::Redeeming | PaymentState::Unknown => Some(Step::Resolve(id)),
+        PaymentState::Invoiced | PaymentState::Lapsed => Some(Step::Collect(id)),
         PaymentState::Redeemed | PaymentState::Settled | PaymentState::Rejected => None,
     }
 }

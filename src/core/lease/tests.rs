@@ -395,6 +395,7 @@ fn a_step_that_waits_holds_up_nothing_that_does_not_hang_on_it() {
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        invoice: None,
     };
     let unknown = [payment(crate::core::payment::PaymentState::Unknown)];
     let resolve = Step::Resolve(unknown[0].id);

@@ -8,9 +8,12 @@ use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
 use super::time::Timestamp;
 
+mod invoice;
 pub mod lock;
 #[cfg(test)]
 mod tests;
+
+pub use invoice::Invoice;
 
 /// What a payment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,14 +40,19 @@ pub enum PaymentState {
     Redeemed,
     /// It has become time on a lease, or a refund that is owed. The end.
     Settled,
+    /// An invoice was handed out, and is not known to be paid.
+    Invoiced,
+    /// The invoice was not paid in time. What it was for is given up; it is asked
+    /// about until [`Invoice::watch_until`], and what comes late goes back.
+    Lapsed,
     /// Nothing was taken. The end.
     Rejected,
 }
 
-/// One payment: the proofs of one token, for one request.
+/// One payment: the proofs of one token, or one invoice, for one request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
-    /// Made from mint, unit and proofs.
+    /// Made from mint, unit and proofs, or from the mint's name of the invoice.
     pub id: PaymentId,
     /// Who pays.
     pub owner: PublicKey,
@@ -58,9 +66,9 @@ pub struct Payment {
     pub mint: String,
     /// Its unit, `sat` or `msat`.
     pub unit: String,
-    /// What the token is worth.
+    /// What the token is worth, or the invoice is over.
     pub face: Msat,
-    /// The token. Money: never shown.
+    /// The token; empty for an invoice. Money: never shown.
     pub token: String,
     /// Y of each of its proofs.
     pub ys: Vec<String>,
@@ -76,6 +84,9 @@ pub struct Payment {
     pub added_seconds: u64,
     /// Why nothing was taken, once that is certain.
     pub rejection: Option<Rejection>,
+    /// The invoice, where it is paid by Lightning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<Invoice>,
 }
 
 /// Why nothing was taken.
@@ -104,6 +115,8 @@ pub enum Rejection {
     Late,
     /// Our own store failed before anything was sent.
     Internal(String),
+    /// The invoice was not paid, and is asked about no more.
+    NotPaid,
 }
 
 impl std::fmt::Debug for Payment {
@@ -135,6 +148,10 @@ pub enum Learnt {
     Lost,
     /// The money has its place: time on a lease, or a refund that is owed.
     Settled,
+    /// The invoice was paid, and this much ecash was made of it.
+    Minted(Msat),
+    /// The mint says, after the deadline, that the invoice is not paid.
+    Unpaid,
 }
 
 /// A change that the rules do not allow: a defect of ours, never the consumer's.
@@ -153,7 +170,9 @@ impl Payment {
     /// # Errors
     /// The rules do not allow it, such as redeeming twice.
     pub fn learn(mut self, learnt: Learnt) -> Result<Self, Forbidden> {
-        use PaymentState::{Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown};
+        use PaymentState::{
+            Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
+        };
         let forbidden = Forbidden {
             from: self.state,
             to: learnt.clone(),
@@ -174,6 +193,17 @@ impl Payment {
                 Rejected
             }
             (Redeemed, Learnt::Settled) => Settled,
+            // What is there counts, whatever the invoice was over.
+            (Invoiced | Lapsed, Learnt::Minted(amount)) if !amount.is_zero() => {
+                self.face = amount;
+                self.net = amount;
+                Redeemed
+            }
+            (Invoiced, Learnt::Unpaid) => Lapsed,
+            (Lapsed, Learnt::NotTaken(why)) => {
+                self.rejection = Some(why);
+                Rejected
+            }
             _ => return Err(forbidden),
         };
         Ok(self)

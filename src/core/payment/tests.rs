@@ -18,6 +18,7 @@ fn payment() -> Payment {
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        invoice: None,
     }
 }
 
@@ -32,9 +33,55 @@ fn redeemed() -> Learnt {
     }
 }
 
+fn minted() -> Learnt {
+    Learnt::Minted(Msat::new(12_000))
+}
+
+fn invoiced(state: PaymentState) -> Payment {
+    let at = Timestamp::from_secs;
+    Payment {
+        invoice: Some(Invoice {
+            quote: "quote-secret".to_owned(),
+            bolt11: "lnbc-secret".to_owned(),
+            issued_at: at(1_000),
+            pay_by: at(1_600),
+            watch_until: at(100_000),
+        }),
+        deadline: at(1_660),
+        ..in_state(state)
+    }
+}
+
+#[test]
+fn of_an_invoice_counts_what_was_made_of_it() {
+    for state in [PaymentState::Invoiced, PaymentState::Lapsed] {
+        let paid = invoiced(state).learn(minted()).unwrap();
+        let all = (paid.face, paid.net, paid.fee);
+        assert_eq!(all, (Msat::new(12_000), Msat::new(12_000), Msat::ZERO));
+        let nothing = Learnt::Minted(Msat::ZERO);
+        assert!(invoiced(state).learn(nothing).is_err());
+        assert!(!format!("{:?}", invoiced(state)).contains("secret"));
+        assert!(invoiced(state).is_open());
+    }
+}
+
+#[test]
+fn an_invoice_is_asked_about_ever_more_seldom_and_when_something_hangs_on_it() {
+    let wait = |state, now| invoiced(state).ask_again_in(Timestamp::from_secs(now));
+    let waiting = |now| wait(PaymentState::Invoiced, now);
+    assert_eq!([1_000, 1_024, 1_500].map(waiting), [1, 3, 10]);
+    assert_eq!(waiting(1_655), 5, "not past its deadline");
+    assert_eq!(waiting(9_000), 10, "the mint was down then");
+    let lapsed = |now| wait(PaymentState::Lapsed, now);
+    assert_eq!([1_700, 9_000, 50_000].map(lapsed), [87, 1_000, 3_600]);
+    assert_eq!(lapsed(99_990), 10);
+}
+
 #[test]
 fn only_these_changes_are_allowed() {
-    use PaymentState::{Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown};
+    use PaymentState::{
+        Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
+    };
     let not_taken = Learnt::NotTaken(Rejection::Spent);
     let learnt = [
         Learnt::Unspent,
@@ -42,6 +89,8 @@ fn only_these_changes_are_allowed() {
         not_taken.clone(),
         Learnt::Lost,
         Learnt::Settled,
+        Learnt::Unpaid,
+        minted(),
     ];
     let allowed = [
         (Reserved, Learnt::Unspent, Redeeming),
@@ -50,10 +99,16 @@ fn only_these_changes_are_allowed() {
         (Redeeming, not_taken.clone(), Rejected),
         (Redeeming, Learnt::Lost, Unknown),
         (Unknown, redeemed(), Redeemed),
-        (Unknown, not_taken, Rejected),
+        (Unknown, not_taken.clone(), Rejected),
+        (Invoiced, minted(), Redeemed),
+        (Invoiced, Learnt::Unpaid, Lapsed),
+        (Lapsed, minted(), Redeemed),
+        (Lapsed, not_taken, Rejected),
         (Redeemed, Learnt::Settled, Settled),
     ];
-    for from in [Reserved, Redeeming, Unknown, Redeemed, Settled, Rejected] {
+    for from in [
+        Reserved, Redeeming, Unknown, Redeemed, Settled, Rejected, Invoiced, Lapsed,
+    ] {
         for what in &learnt {
             let to = allowed
                 .iter()

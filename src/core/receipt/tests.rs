@@ -96,6 +96,7 @@ impl Sample {
             fee: Msat::new(fee),
             added_seconds: self.lease.sold_seconds - before,
             rejection: None,
+            invoice: None,
         });
     }
 

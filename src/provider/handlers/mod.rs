@@ -2,6 +2,7 @@
 //! done and leaves the answer to the lease's own task.
 
 mod gift;
+mod invoice;
 mod list;
 mod logs;
 mod quote;
@@ -23,6 +24,7 @@ use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::Answer;
 use crate::protocol::request::{Ask, Request};
 
+pub(super) use invoice::{terms as lightning_terms, unit_of};
 pub(super) use quote::{mint_terms, unit_name};
 pub(super) use spawn::{Locks, buy, priced};
 pub(super) use status::{describe, refund};

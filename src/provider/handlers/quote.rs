@@ -57,6 +57,7 @@ pub(super) async fn handle(
             key: ctx.parts.wallet.lock_key(),
             min_seconds: ctx.settings().timing.lock_margin().as_secs(),
         }),
+        lightning: super::lightning_terms(ctx.settings()),
         gives: tier.resources,
         not_enforced: ctx.not_enforced(tier),
         outgoing_network: can.outgoing_network,

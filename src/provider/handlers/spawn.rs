@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, gift, link};
+use super::{Handled, claim_proofs, commit, gift, invoice, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::Lease;
@@ -21,7 +21,7 @@ use crate::ledger::{
 use crate::protocol::MAX_TOKEN;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
-use crate::protocol::request::Spawn;
+use crate::protocol::request::{Funds, Spawn};
 use crate::provider::ctx::Ctx;
 use crate::provider::pool;
 use crate::provider::refuse::{self, Refusal};
@@ -36,34 +36,25 @@ pub(super) async fn handle(
 ) -> Result<Handled, Refusal> {
     let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
-    must_pay_or_ask(ask)?;
     let mut wanted = ask.wanted.clone();
-    if ask.gift && wanted.tier.is_none() {
+    if ask.funds == Funds::Gift && wanted.tier.is_none() {
         wanted.tier = pool::tier(&ctx.tiers()).map(|tier| tier.id.clone());
     }
     let mut accepted = validate::wanted(ctx, &wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    if ask.gift {
-        return gift::handle(ctx, owner, id, accepted, refund_key).await;
-    }
-    let mut priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
+    let token = match &ask.funds {
+        Funds::Token(token) => token,
+        Funds::Gift => return gift::handle(ctx, owner, id, accepted, refund_key).await,
+        Funds::Invoice(order) => {
+            return invoice::spawn(ctx, owner, id, accepted, order, refund_key).await;
+        }
+    };
+    let mut priced = priced(ctx, accepted, token, Locks::Good).await?;
     priced.refund_key = refund_key;
     let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
     Ok(Handled::Later(lease))
-}
-
-/// A token or the wish for a gift, and not both.
-fn must_pay_or_ask(ask: &Spawn) -> Result<(), Refusal> {
-    if ask.gift == ask.token.is_empty() {
-        return Ok(());
-    }
-    Err(WireError::new(
-        Code::InvalidRequest,
-        "a spawn has either a token or `gift`",
-        "pay with a token, or ask for a gift without one",
-    ))
 }
 
 /// Which spending conditions a token may have.
@@ -135,20 +126,27 @@ where
         link(tx, &payment)?;
         let mut lease = lease;
         lease.payments.push(payment.id);
-        let spec = serde_json::to_value(spec(&shared, &lease, &accepted))
-            .map_err(|error| LedgerError::Rule(error.to_string()))?;
         tx.put(&PAYMENTS, &payment.id.to_hex(), &payment)?;
-        tx.put(&LEASES, lease.id.as_str(), &lease)?;
-        also(tx, &lease)?;
-        Ok(tx.put(
-            &WORKLOADS,
-            lease.id.as_str(),
-            &WorkloadRow { spec, handle: None },
-        )?)
+        put_lease(&shared, tx, &lease, &accepted)?;
+        Ok(also(tx, &lease)?)
     })
     .await?;
     ctx.changed.notify_one();
     Ok(name)
+}
+
+/// Writes down a new lease and what its workload should be.
+pub(super) fn put_lease(
+    ctx: &Ctx,
+    tx: &Tx,
+    lease: &Lease,
+    accepted: &Accepted,
+) -> Result<(), LedgerError> {
+    let spec = serde_json::to_value(spec(ctx, lease, accepted))
+        .map_err(|error| LedgerError::Rule(error.to_string()))?;
+    tx.put(&LEASES, lease.id.as_str(), lease)?;
+    let row = WorkloadRow { spec, handle: None };
+    tx.put(&WORKLOADS, lease.id.as_str(), &row)
 }
 
 /// Reads the token and finds out what it will give. A lock that cannot be relied
@@ -218,6 +216,7 @@ pub(super) fn payment(
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        invoice: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::spawn::{Locks, payment, token};
-use super::{Handled, Stopped, claim_proofs, commit, link, own_lease};
+use super::{Handled, Stopped, claim_proofs, commit, invoice, link, own_lease};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::Lease;
 use crate::core::money::Msat;
@@ -11,7 +11,7 @@ use crate::core::payment::Purpose;
 use crate::core::pricing::{PriceError, purchase};
 use crate::core::time::Timestamp;
 use crate::ledger::{LEASES, PAYMENTS};
-use crate::protocol::request::Topup;
+use crate::protocol::request::{Funds, Topup};
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate;
@@ -26,14 +26,19 @@ pub(in crate::provider) async fn handle(
     locks: Locks,
 ) -> Result<Handled, Refusal> {
     let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
+    let text = match &ask.funds {
+        Funds::Token(token) => token,
+        Funds::Invoice(order) => return invoice::topup(ctx, owner, id, ask, order).await,
+        Funds::Gift => return Err(refuse::no_gift_on_top()),
+    };
     let lease = own_lease(ctx, &owner, &ask.lease)?;
     if !lease.takes_topup() {
         return Err(refuse::no_topup(&lease));
     }
-    let (info, net) = token(ctx, &ask.token, locks).await?;
+    let (info, net) = token(ctx, text, locks).await?;
     let fee = info.face.saturating_sub(net);
     fits(&lease, net, fee, ctx.now())?;
-    let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, &ask.token);
+    let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, text);
     payment.deadline = pay_by.map_or(payment.deadline, |by| by.min(payment.deadline));
     let (name, now) = (lease.id, ctx.now());
     commit(ctx, move |tx| {
@@ -57,7 +62,7 @@ pub(in crate::provider) async fn handle(
 
 /// Whether `net` buys at least a second, and no more than the tier's maximum
 /// ahead of now.
-fn fits(lease: &Lease, net: Msat, fee: Msat, now: Timestamp) -> Result<(), Refusal> {
+pub(super) fn fits(lease: &Lease, net: Msat, fee: Msat, now: Timestamp) -> Result<(), Refusal> {
     let rate = lease.tier.rate_msat_per_s;
     let refuse = |error| Err(refuse::price(error, fee));
     let Some(bought) = purchase(net, rate) else {

@@ -23,7 +23,7 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         Code::MintNotAccepted => ErrorType::NonWhitelistedMint,
         Code::WrongUnit => ErrorType::UnsupportedUnit,
         Code::TokenSpent => ErrorType::TokenAlreadySpent,
-        Code::TokenInUse | Code::PaymentPending => ErrorType::TokenPending,
+        Code::TokenInUse | Code::PaymentPending | Code::PaymentDue => ErrorType::TokenPending,
         Code::AmountTooSmall => ErrorType::InsufficientPayment,
         Code::UnknownTier => ErrorType::SpecUnavailable,
         Code::UnknownTemplate => ErrorType::UnknownTemplate,
@@ -32,6 +32,7 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         | Code::NoGift
         | Code::NoPrice
         | Code::RequestExpired
+        | Code::InvoiceExpired
         | Code::Draining => ErrorType::ProvisioningError,
         Code::MintDown => ErrorType::MintNetworkError,
         Code::MintRefused => ErrorType::MintError,

@@ -39,7 +39,7 @@ where
         let held = solvency::balances(ctx).await.map_err(NotBegun::Wallet)?;
         let strange = match unexplained {
             true => BTreeMap::new(),
-            false => solvency::unexplained(ctx).await.map_err(NotBegun::Wallet)?,
+            false => solvency::not_booked(ctx).await.map_err(NotBegun::Wallet)?,
         };
         if before.0.is_empty() && ctx.sends.now() == before {
             let of = |all: &BTreeMap<Purse, Msat>| all.get(purse).copied().unwrap_or_default();

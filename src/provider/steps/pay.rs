@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{CALL, Taken, change, credit, operation, workload};
+use super::{CALL, Taken, change, collect, credit, operation, workload};
 use crate::compute::BackendError;
 use crate::core::lease::{Event, Lease, Phase};
 use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
@@ -121,11 +121,16 @@ async fn note(ctx: &Ctx, payment: Payment, learnt: Learnt) -> Result<Payment, Le
 }
 
 /// Writes down what was learnt, with what follows for the lease, in one commit.
-async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken, LedgerError> {
+pub(super) async fn learn(
+    ctx: &Arc<Ctx>,
+    payment: Payment,
+    learnt: Learnt,
+) -> Result<Taken, LedgerError> {
     let now = ctx.now();
     let usual = ctx.settings().timing.provision.as_secs();
     let id = payment.lease.clone();
-    let paid = matches!(learnt, Learnt::Redeemed { .. }).then_some(payment.owner);
+    let redeemed = matches!(learnt, Learnt::Redeemed { .. } | Learnt::Minted(_));
+    let paid = redeemed.then_some(payment.owner);
     let credits = match paid {
         Some(owner) => {
             let purse = (payment.mint.clone(), payment.unit.clone());
@@ -134,10 +139,15 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
         None => Vec::new(),
     };
     tracing::info!(lease = %id, payment = %payment.id, outcome = ?learnt, "payment");
+    let shared = Arc::clone(ctx);
     change(ctx, &id, move |tx, lease| {
         let mut payment = payment.learn(learnt)?;
         match payment.state {
             PaymentState::Redeemed => {
+                if collect::is_too_late(&shared, lease, &payment, now) {
+                    let why = "the invoice was paid, and that was known too late".to_owned();
+                    lease.on(Event::NotPaid(why), now)?;
+                }
                 let sold = lease.sold_seconds;
                 credit::bring(tx, &credits, lease, &payment, now)?;
                 let patience = wait::patience(tx, &payment, usual, now)?;
@@ -155,6 +165,12 @@ async fn learn(ctx: &Arc<Ctx>, payment: Payment, learnt: Learnt) -> Result<Taken
             // Given up before, its room is free already.
             PaymentState::Rejected if lease.phase == Phase::Reserved => {
                 lease.on(Event::NotPaid("the payment was not taken".to_owned()), now)?;
+            }
+            PaymentState::Lapsed if lease.phase == Phase::Reserved => {
+                lease.on(
+                    Event::NotPaid("its invoice was not paid in time".to_owned()),
+                    now,
+                )?;
             }
             _ => {}
         }

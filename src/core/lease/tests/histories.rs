@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::payment::{Learnt, Payment, PaymentState, Purpose, Rejection};
+use crate::core::payment::{Invoice, Learnt, Payment, PaymentState, Purpose, Rejection};
 use crate::core::receipt::Receipt;
 
 /// What happens to a lease from outside.
@@ -12,6 +12,7 @@ use crate::core::receipt::Receipt;
 enum Happens {
     Pass(u64),
     Topup { face: u64, fee: u64 },
+    Order { face: u64, pays: bool },
     Stop,
 }
 
@@ -36,7 +37,8 @@ struct World {
     now: u64,
     lease: Lease,
     payments: Vec<Payment>,
-    /// Whether a lost redemption was done after all, by payment.
+    /// Whether a lost redemption was done after all, or an invoice will be paid, by
+    /// payment.
     truth: Vec<bool>,
     fees: Vec<u64>,
     waits: Vec<Step>,
@@ -45,7 +47,7 @@ struct World {
 }
 
 impl World {
-    fn new(face: u64, fee: u64, luck: Vec<Luck>) -> Self {
+    fn new(face: u64, fee: u64, invoice: Option<bool>, luck: Vec<Luck>) -> Self {
         let mut world = Self {
             now: 0,
             lease: reserved(),
@@ -56,7 +58,10 @@ impl World {
             luck,
             model: Model::default(),
         };
-        world.pay(Purpose::Spawn, face, fee);
+        match invoice {
+            Some(pays) => world.order(Purpose::Spawn, face, pays),
+            None => world.pay(Purpose::Spawn, face, fee),
+        }
         world
     }
 
@@ -102,10 +107,46 @@ impl World {
             fee: Msat::ZERO,
             added_seconds: 0,
             rejection: None,
+            invoice: None,
         });
         self.truth.push(false);
         self.fees.push(fee);
         self.lease.payments.push(id);
+    }
+
+    /// The same with an invoice.
+    fn order(&mut self, purpose: Purpose, face: u64, pays: bool) {
+        self.pay(purpose, face, 0);
+        *self.truth.last_mut().unwrap() = pays;
+        let payment = self.payments.last_mut().unwrap();
+        payment.state = PaymentState::Invoiced;
+        payment.token.clear();
+        payment.invoice = Some(Invoice {
+            quote: "quote".to_owned(),
+            bolt11: "lnbc".to_owned(),
+            issued_at: at(self.now),
+            pay_by: at(self.now + 240),
+            watch_until: at(self.now + 4_000),
+        });
+    }
+
+    /// Asks about an invoice. `false`: ask again later.
+    fn collect(&mut self, n: usize, luck: Luck) -> bool {
+        let payment = &self.payments[n];
+        let watched = payment.invoice.as_ref().unwrap().watch_until;
+        if luck < 2 && self.truth[n] {
+            self.learn(n, Learnt::Minted(payment.face));
+        } else if luck == 7 {
+            // The mint does not answer.
+            return false;
+        } else if payment.state == PaymentState::Invoiced && at(self.now) >= payment.deadline {
+            self.learn(n, Learnt::Unpaid);
+        } else if payment.state == PaymentState::Lapsed && at(self.now) >= watched {
+            self.learn(n, Learnt::NotTaken(Rejection::NotPaid));
+        } else {
+            return false;
+        }
+        true
     }
 
     fn pass(&mut self, secs: u64) {
@@ -153,7 +194,7 @@ impl World {
                 payment = payment.learn(Learnt::Settled).unwrap();
                 payment.added_seconds = self.lease.sold_seconds - sold;
             }
-            PaymentState::Rejected => {
+            PaymentState::Rejected | PaymentState::Lapsed => {
                 if self.lease.phase == Phase::Reserved {
                     self.on(Event::NotPaid("no".to_owned()));
                 }
@@ -204,6 +245,10 @@ impl World {
                     self.learn(n, if self.truth[n] { done } else { none });
                 }
                 well
+            }
+            Step::Collect(id) => {
+                let n = self.payments.iter().position(|p| p.id == *id).unwrap();
+                self.collect(n, luck)
             }
             Step::Provision | Step::Revive => {
                 if luck == 7 {
@@ -317,6 +362,10 @@ impl World {
             }
             // As the handlers do: refused with nothing touched.
             Happens::Topup { .. } => {}
+            Happens::Order { face, pays } if self.lease.takes_topup() => {
+                self.order(Purpose::Topup, *face, *pays);
+            }
+            Happens::Order { .. } => {}
             Happens::Stop => {
                 let asked = self.lease.on(Event::StopAsked(request(7)), at(self.now));
                 let may = self.lease.stop_request.is_none();
@@ -397,6 +446,10 @@ fn history() -> impl Strategy<Value = Vec<Happens>> {
             face: face * 1_000,
             fee: fee * 1_000,
         }),
+        2 => (1u64..60, any::<bool>()).prop_map(|(face, pays)| Happens::Order {
+            face: face * 1_000,
+            pays,
+        }),
         1 => Just(Happens::Stop),
     ];
     proptest::collection::vec(one, 0..25)
@@ -411,11 +464,12 @@ proptest! {
         fee in 0u64..3,
         odd in 0u64..1_000,
         gift in proptest::option::of(1u64..400),
+        invoice in any::<Option<bool>>(),
         history in history(),
         luck in proptest::collection::vec(any::<u8>(), 0..60),
     ) {
         let mut world = match gift {
-            None => World::new(face * 1_000 + odd, fee * 1_000, luck),
+            None => World::new(face * 1_000 + odd, fee * 1_000, invoice, luck),
             Some(seconds) => World::given(seconds, luck),
         };
         for what in &history {
