@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost, Op};
 use satlet::compute::{Backend, Image, WorkloadSpec};
 use satlet::core::capacity::{Capacity, Resources};
-use satlet::core::lease::{Books, Event, Lease, Phase};
+use satlet::core::lease::{Books, Event, Lease, Phase, Purses};
 use satlet::core::money::Msat;
 use satlet::core::pricing::Tier;
 use satlet::core::time::Timestamp;
@@ -131,6 +131,7 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         sold_seconds: 0,
         money: Books::default(),
         purse: None,
+        purses: Purses::default(),
         payments: Vec::new(),
         refunds: Vec::new(),
         warned: Vec::new(),
@@ -159,6 +160,7 @@ fn spec(lease: &Lease) -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: lease.created_at,
+        note: String::new(),
     }
 }
 

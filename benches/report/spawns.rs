@@ -242,6 +242,7 @@ fn spec() -> WorkloadSpec {
         command: Vec::new(),
         env: Vec::new(),
         expires_at: now().plus_secs(3600),
+        note: String::new(),
     }
 }
 
