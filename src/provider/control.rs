@@ -212,7 +212,7 @@ pub struct StatusView {
 }
 
 /// The wallet and the books at one mint, in one unit. What a lease's books say is
-/// counted where its last payment was made.
+/// counted where its money lies, and fees where its last payment was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurseView {
     /// The mint.
