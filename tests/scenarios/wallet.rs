@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 
 use crate::support::proxy::{Fault, Proxy};
 
+mod melts;
 mod sends;
 
 const SWAP: &str = "/v1/swap";
