@@ -139,12 +139,14 @@ impl Payout {
     }
 
     /// What came of it; `true` where that is something new. Once paid or failed
-    /// it stays so. That nothing was paid is believed `settle` seconds after the
-    /// beginning, when no request can be on its way any more.
+    /// it stays so. That nothing was paid is believed where the mint had the
+    /// payment before, and else `settle` seconds after the beginning, when no
+    /// request can be on its way any more.
     pub fn hear(&mut self, heard: Heard, now: Timestamp, settle: u64) -> bool {
         if !self.is_open() {
             return false;
         }
+        let had_it = self.state == PayoutState::Pending;
         let (state, why) = match heard {
             Heard::Paid { fee, preimage } => {
                 let paid = PayoutState::Paid {
@@ -166,7 +168,7 @@ impl Payout {
                 PayoutState::Failed { at: now },
                 format!("nothing was taken: {why}"),
             ),
-            Heard::NotPaid(why) if now.secs_since(self.begun) >= settle => (
+            Heard::NotPaid(why) if had_it || now.secs_since(self.begun) >= settle => (
                 PayoutState::Failed { at: now },
                 format!("nothing was taken: {why}"),
             ),

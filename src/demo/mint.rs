@@ -183,7 +183,8 @@ async fn build(options: &MintOptions) -> Result<Mint> {
         };
         let lightning = cdk_fake_wallet::FakeWallet::new(
             FeeReserve {
-                min_fee_reserve: 1.into(),
+                // A payment costs it 1: the rest comes back.
+                min_fee_reserve: 3.into(),
                 percent_fee_reserve: 0.0,
             },
             HashMap::new(),

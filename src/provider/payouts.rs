@@ -54,7 +54,9 @@ pub struct Payouts {
 
 #[derive(Debug, Default)]
 struct Here {
+    /// Written down, and to be sent.
     fresh: BTreeSet<String>,
+    /// Being written down, to be sent, or being sent: not asked about yet.
     carried: BTreeSet<String>,
 }
 
@@ -75,14 +77,21 @@ impl Payouts {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks what is about to be written down as ours to send.
-    fn add(&self, hash: &str) {
-        self.lock().fresh.insert(hash.to_owned());
+    /// Marks what is about to be written down as ours to send, so that nobody
+    /// takes it for one of an earlier run. `None`: it is marked already.
+    fn add<'a>(&'a self, hash: &'a str) -> Option<Carried<'a>> {
+        let new = self.lock().carried.insert(hash.to_owned());
+        new.then_some(Carried {
+            payouts: self,
+            hash,
+        })
     }
 
-    /// It was not written down after all.
-    fn forget(&self, hash: &str) {
-        self.lock().fresh.remove(hash);
+    /// It is written down: the task that sends takes it over.
+    fn hand_over(&self, hash: &str, mark: Option<Carried<'_>>) {
+        drop(mark);
+        self.lock().fresh.insert(hash.to_owned());
+        self.bell.notify_one();
     }
 
     fn take(&self) -> BTreeSet<String> {
@@ -189,18 +198,14 @@ enum NotBegun {
 async fn begin(ctx: &Ctx, wish: Wish) -> Result<Payout, NotBegun> {
     let most = wish.quote.most().ok_or(Refusal::TooLarge)?;
     let hash = wish.invoice.hash.clone();
-    // Before it is on disk, so that nobody takes it for one of an earlier run.
-    ctx.payouts.add(&hash);
-    let begun = write_down(ctx, wish, most).await;
-    match &begun {
-        Ok((payout, true)) => {
-            let (mint, unit) = &payout.purse;
-            tracing::info!(payout = %payout.hash, %mint, %unit, amount = %payout.amount, most = %payout.most, why = %payout.why, "paying out");
-            ctx.payouts.bell.notify_one();
-        }
-        Ok((_, false)) | Err(_) => ctx.payouts.forget(&hash),
+    let mark = ctx.payouts.add(&hash);
+    let (payout, new) = write_down(ctx, wish, most).await?;
+    if new {
+        let (mint, unit) = &payout.purse;
+        tracing::info!(payout = %payout.hash, %mint, %unit, amount = %payout.amount, most = %payout.most, why = %payout.why, "paying out");
+        ctx.payouts.hand_over(&hash, mark);
     }
-    begun.map(|(payout, _)| payout)
+    Ok(payout)
 }
 
 /// `true`: it is new.

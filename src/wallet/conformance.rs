@@ -5,18 +5,18 @@
     reason = "a test that meets something else than it wants ends there"
 )]
 
+mod melts;
+
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::fake::{Fate, invoice};
-use super::{
-    LockTo, Melt, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, amount_of,
-    read_invoice,
-};
+use super::{LockTo, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, amount_of};
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Lock, LockKey, accept};
 use crate::core::time::Timestamp;
+
+pub use melts::*;
 
 /// What the suite needs of a kind of wallet: two wallets at one mint with a fee,
 /// and somebody who gives tokens away.
@@ -483,158 +483,6 @@ pub async fn claims_what_comes_back_to_it(bench: &dyn Bench) {
     assert_eq!(Some(after), before.checked_add(got.net));
     let state = wallet.redemption(info.payment, &token).await.unwrap();
     assert_eq!(state, RedemptionState::Done(got));
-}
-
-/// Asks what became of a melt until it is not under way any more.
-async fn end_of(wallet: &dyn Wallet, bench: &dyn Bench, quote: &str) -> Melt {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    loop {
-        match wallet.melt_state(&bench.mint(), &Unit::Sat, quote).await {
-            Ok(Melt::Pending) => {}
-            other => return other.unwrap(),
-        }
-        assert!(std::time::Instant::now() < end, "it is pending for ever");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
-
-/// An invoice is paid for what the quote said at most; what Lightning did not
-/// cost comes back. Asked again, it is paid once.
-pub async fn pays_an_invoice(bench: &dyn Bench) {
-    bench.fund(500).await;
-    let (wallet, mint) = (bench.wallet(), bench.mint());
-    let before = balance(wallet, bench).await;
-    let bolt11 = invoice(sat(100), Fate::Pays);
-    let quote = wallet.melt_quote(&mint, &Unit::Sat, &bolt11).await.unwrap();
-    assert_eq!(quote.amount, sat(100));
-    assert_eq!(
-        balance(wallet, bench).await,
-        before,
-        "a quote costs nothing"
-    );
-    let not_yet = wallet.melt_state(&mint, &Unit::Sat, &quote.id).await;
-    assert!(matches!(not_yet, Ok(Melt::NotPaid(_))), "{not_yet:?}");
-    let most = quote.most().unwrap();
-    let paid = wallet.melt(&mint, &Unit::Sat, &quote.id, most).await;
-    assert!(!matches!(paid, Ok(Melt::NotPaid(_)) | Err(_)), "{paid:?}");
-    let state = end_of(wallet, bench, &quote.id).await;
-    let Melt::Paid { amount, fee, .. } = state.clone() else {
-        panic!("{state:?}");
-    };
-    assert_eq!(amount, sat(100));
-    let after = balance(wallet, bench).await;
-    let cost = before.checked_sub(after).unwrap();
-    assert!(cost <= most, "{cost} of {most}");
-    // The swap before it may have cost something more.
-    let known = amount.checked_add(fee).unwrap();
-    assert!(known <= cost && cost <= known.checked_add(sat(2)).unwrap());
-    let again = wallet.melt(&mint, &Unit::Sat, &quote.id, most).await;
-    assert!(matches!(again, Err(WalletError::OutcomeUnknown(_))));
-    assert_eq!(end_of(wallet, bench, &quote.id).await, state);
-    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
-    assert_eq!(balance(wallet, bench).await, after);
-    // What is left is real.
-    let all = after.checked_sub(sat(5)).unwrap();
-    let sent = wallet.send(&mint, &Unit::Sat, all, true).await.unwrap();
-    let payment = wallet.inspect(&sent.token).unwrap().payment;
-    bench.other().redeem(payment, &sent.token).await.unwrap();
-}
-
-/// A payment that fails costs the invoice's amount nothing, at once or later.
-pub async fn a_payment_that_fails_gives_the_money_back(bench: &dyn Bench) {
-    bench.fund(500).await;
-    let (wallet, mint) = (bench.wallet(), bench.mint());
-    for fate in [Fate::Fails, Fate::PendsAndFails] {
-        let before = balance(wallet, bench).await;
-        let bolt11 = invoice(sat(100), fate);
-        let quote = wallet.melt_quote(&mint, &Unit::Sat, &bolt11).await.unwrap();
-        let most = quote.most().unwrap();
-        // Where its answer is "failed", it may also have been lost.
-        match wallet.melt(&mint, &Unit::Sat, &quote.id, most).await {
-            Ok(Melt::Paid { .. }) => panic!("{fate:?} is paid"),
-            Ok(_) | Err(WalletError::OutcomeUnknown(_)) => {}
-            Err(error) => panic!("{fate:?}: {error}"),
-        }
-        let state = end_of(wallet, bench, &quote.id).await;
-        assert!(matches!(state, Melt::NotPaid(_)), "{fate:?}: {state:?}");
-        let lost = before.checked_sub(balance(wallet, bench).await);
-        assert!(lost.unwrap() <= sat(2), "a swap at most, not {lost:?}");
-        assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
-    }
-    let all = balance(wallet, bench).await.checked_sub(sat(5)).unwrap();
-    let sent = wallet.send(&mint, &Unit::Sat, all, true).await.unwrap();
-    let payment = wallet.inspect(&sent.token).unwrap().payment;
-    bench.other().redeem(payment, &sent.token).await.unwrap();
-}
-
-/// While a payment is under way, no more than the quote said is missing, the
-/// rest can be used, and asking changes nothing until there is an answer.
-pub async fn a_payment_under_way_holds_no_more_than_it_needs(bench: &dyn Bench) {
-    bench.fund(500).await;
-    let (wallet, mint) = (bench.wallet(), bench.mint());
-    let before = balance(wallet, bench).await;
-    let stuck = invoice(sat(100), Fate::Pends);
-    let stuck = wallet.melt_quote(&mint, &Unit::Sat, &stuck).await.unwrap();
-    let most = stuck.most().unwrap();
-    let melted = wallet.melt(&mint, &Unit::Sat, &stuck.id, most).await;
-    assert_eq!(melted, Ok(Melt::Pending));
-    for _ in 0..2 {
-        let state = wallet.melt_state(&mint, &Unit::Sat, &stuck.id).await;
-        assert_eq!(state, Ok(Melt::Pending));
-        assert_eq!(wallet.recover().await.unwrap().unfinished, 1);
-        let gone = before.checked_sub(balance(wallet, bench).await).unwrap();
-        assert!(gone <= most && gone >= sat(100), "{gone}");
-    }
-    let sent = wallet.send(&mint, &Unit::Sat, sat(300), true).await;
-    let sent = sent.unwrap();
-    let payment = wallet.inspect(&sent.token).unwrap().payment;
-    bench.other().redeem(payment, &sent.token).await.unwrap();
-    let late = invoice(sat(20), Fate::PendsAndPays);
-    let late = wallet.melt_quote(&mint, &Unit::Sat, &late).await.unwrap();
-    let most = late.most().unwrap();
-    let melted = wallet.melt(&mint, &Unit::Sat, &late.id, most).await;
-    melted.unwrap();
-    let state = end_of(wallet, bench, &late.id).await;
-    assert!(matches!(state, Melt::Paid { amount, .. } if amount == sat(20)));
-}
-
-/// More than there is, more than is allowed, and a mint that is down: nothing
-/// is paid, then or later.
-pub async fn pays_no_more_than_it_may(bench: &dyn Bench) {
-    bench.fund(100).await;
-    let (wallet, mint) = (bench.wallet(), bench.mint());
-    let before = balance(wallet, bench).await;
-    let large = invoice(sat(100), Fate::Pays);
-    let large = wallet.melt_quote(&mint, &Unit::Sat, &large).await.unwrap();
-    let small = invoice(sat(50), Fate::Pays);
-    let small = wallet.melt_quote(&mint, &Unit::Sat, &small).await.unwrap();
-    for (quote, most) in [(&large, large.most().unwrap()), (&small, sat(50))] {
-        let tried = wallet.melt(&mint, &Unit::Sat, &quote.id, most).await;
-        assert!(
-            matches!(tried, Err(WalletError::NoBalance { .. })),
-            "{tried:?}"
-        );
-    }
-    bench.set_down(true).await;
-    let most = small.most().unwrap();
-    let tried = wallet.melt(&mint, &Unit::Sat, &small.id, most).await;
-    assert!(matches!(tried, Err(WalletError::MintDown(_))), "{tried:?}");
-    let asked = wallet.melt_state(&mint, &Unit::Sat, &small.id).await;
-    assert!(matches!(asked, Err(WalletError::MintDown(_))), "{asked:?}");
-    bench.set_down(false).await;
-    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
-    for quote in [&large, &small] {
-        let state = end_of(wallet, bench, &quote.id).await;
-        assert!(matches!(state, Melt::NotPaid(_)), "{state:?}");
-    }
-    assert_eq!(balance(wallet, bench).await, before);
-    let rubbish = wallet.melt_quote(&mint, &Unit::Sat, "lnbc1rubbish").await;
-    assert!(rubbish.is_err());
-    let elsewhere = MintUrl("https://elsewhere.example".to_owned());
-    let bolt11 = invoice(sat(1), Fate::Pays);
-    assert_eq!(read_invoice(&bolt11).unwrap().amount, sat(1));
-    let error = wallet.melt_quote(&elsewhere, &Unit::Sat, &bolt11).await;
-    assert!(matches!(error, Err(WalletError::MintNotAccepted(_))));
 }
 
 /// An invoice over exactly the amount is nothing until it is paid, gives its

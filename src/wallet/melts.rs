@@ -23,7 +23,7 @@ use cdk_common::wallet::{
 
 use super::WalletError;
 use super::account::Account;
-use super::errors::{maybe_sent, nothing_sent, store};
+use super::errors::{maybe_sent, nothing_sent, store, words};
 use super::outgoing::{Melt, MeltQuote};
 use super::token::MAX_PROOFS;
 use super::transport::knock;
@@ -100,20 +100,20 @@ impl Account {
                 fee: self.msat(paid.fee_paid())?,
                 preimage: preimage(paid.payment_proof()),
             }),
-            // Also where neither the melt nor the question about it was answered.
-            Ok(MeltOutcome::Pending(_)) => Ok(Melt::Pending),
-            Err(error) => {
-                let refused = self.sent.melt_was_refused();
-                match self.melt_state(quote).await {
-                    Ok(Melt::NotPaid(_)) if refused => {
-                        Ok(Melt::NotPaid(super::errors::words(&error)))
-                    }
-                    Ok(Melt::NotPaid(_)) | Err(_) => {
-                        Err(WalletError::OutcomeUnknown(super::errors::words(&error)))
-                    }
-                    Ok(known) => Ok(known),
-                }
-            }
+            Ok(MeltOutcome::Pending(_)) if self.sent.melt_was_answered() => Ok(Melt::Pending),
+            // Neither the melt nor cdk's question about it was answered.
+            Ok(MeltOutcome::Pending(_)) => self.after_doubt(quote, "no answer".to_owned()).await,
+            Err(error) => self.after_doubt(quote, words(&error)).await,
+        }
+    }
+
+    /// What is known right after a melt that did not say that it is paid.
+    async fn after_doubt(&self, quote: &str, why: String) -> Result<Melt, WalletError> {
+        let answered = self.sent.melt_was_answered();
+        match self.melt_state(quote).await {
+            Ok(Melt::NotPaid(_)) if answered => Ok(Melt::NotPaid(why)),
+            Ok(Melt::NotPaid(_)) | Err(_) => Err(WalletError::OutcomeUnknown(why)),
+            Ok(known) => Ok(known),
         }
     }
 

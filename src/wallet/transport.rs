@@ -27,7 +27,7 @@ pub(super) type Client = BaseHttpClient<RateLimitedTransport<Guarded>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sent {
     swaps: Arc<AtomicU64>,
-    melt_refused: Arc<AtomicBool>,
+    melt_answered: Arc<AtomicBool>,
 }
 
 impl Sent {
@@ -36,18 +36,18 @@ impl Sent {
         self.swaps.load(Ordering::SeqCst)
     }
 
-    /// A melt is about to be sent: nobody has refused it yet.
+    /// A melt is about to be sent: nobody has answered it yet.
     pub(super) fn expect_melt(&self) {
-        self.melt_refused.store(false, Ordering::SeqCst);
+        self.melt_answered.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the last melt was answered by the mint itself with a refusal.
-    pub(super) fn melt_was_refused(&self) -> bool {
-        self.melt_refused.load(Ordering::SeqCst)
+    /// Whether the last melt was answered by the mint itself.
+    pub(super) fn melt_was_answered(&self) -> bool {
+        self.melt_answered.load(Ordering::SeqCst)
     }
 
     fn note_melt<T>(&self, answer: &Result<T, HttpError>) {
-        let refused = match answer {
+        let answered = match answer {
             Ok(_) => true,
             // Others may come from a proxy on the way, which had passed it on.
             Err(HttpError::Status { status, .. }) => {
@@ -55,7 +55,7 @@ impl Sent {
             }
             Err(_) => false,
         };
-        self.melt_refused.store(refused, Ordering::SeqCst);
+        self.melt_answered.store(answered, Ordering::SeqCst);
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use crate::support::proxy::{Fault, Proxy};
 
 mod invoices;
+mod melts;
 mod sends;
 
 const SWAP: &str = "/v1/swap";

@@ -23,10 +23,12 @@ pub enum Fault {
     Repeat,
     /// Half of its answer is given, and the connection is closed.
     CutResponse,
+    /// The connection is closed; it is passed on when [`Proxy::let_go`] says so.
+    LateRequest,
 }
 
 impl Fault {
-    /// All of them.
+    /// All of them, but for the last.
     pub const ALL: [Self; 5] = [
         Self::DropRequest,
         Self::DropResponse,
@@ -43,6 +45,8 @@ struct State {
     delay: Duration,
     /// What happens to one request of those since this was armed.
     armed: Option<(String, u32, Fault)>,
+    /// Rung when what is late may go on.
+    late: Arc<Notify>,
     /// How often each path was asked for since then.
     since: BTreeMap<String, u32>,
 }
@@ -116,6 +120,11 @@ impl Proxy {
         (state.since.clone(), state.armed.take().is_some())
     }
 
+    /// Lets a [`Fault::LateRequest`] go on.
+    pub fn let_go(&self) {
+        self.state.lock().unwrap().late.notify_one();
+    }
+
     /// Waits until a fault has happened.
     pub async fn struck(&self) {
         tokio::time::timeout(Duration::from_secs(20), self.struck.notified())
@@ -179,6 +188,15 @@ async fn carry(
             (state.fault(&path), state.delay)
         };
         if fault == Some(Fault::DropRequest) {
+            struck.notify_one();
+            return Ok(());
+        }
+        if fault == Some(Fault::LateRequest) {
+            client.shutdown().await?;
+            let late = state.lock().unwrap().late.clone();
+            late.notified().await;
+            server.write_all(&request).await?;
+            message(&mut server).await?;
             struck.notify_one();
             return Ok(());
         }

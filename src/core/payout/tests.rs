@@ -53,6 +53,9 @@ fn that_nothing_was_paid_is_believed_when_no_request_is_on_its_way() {
     assert!(one.hear(not(), at(60), 60));
     assert_eq!(one.state, PayoutState::Failed { at: at(60) });
     assert_eq!(one.spent(), (Msat::ZERO, Msat::ZERO));
+    let mut known = payout();
+    assert!(known.hear(Heard::Pending, at(1), 60));
+    assert!(known.hear(not(), at(2), 60), "the mint had it");
     let mut two = payout();
     assert!(two.hear(Heard::Refused("no route".to_owned()), at(1), 60));
     assert!(!two.is_open() && two.why.contains("no route"));
