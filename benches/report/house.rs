@@ -71,6 +71,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         mints: vec![MintSetting {
             url: mint.to_owned(),
             requests_per_minute: 1_000_000,
+            ..MintSetting::default()
         }],
         tiers: vec![tier()],
         fiat: Fiat::default(),
@@ -132,6 +133,7 @@ fn lease(n: usize, at: Timestamp, up: bool) -> Result<Lease> {
         money: Books::default(),
         purse: None,
         payments: Vec::new(),
+        payments_done: 0,
         refunds: Vec::new(),
         warned: Vec::new(),
         stop_request: None,

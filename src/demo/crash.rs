@@ -23,12 +23,13 @@ use crate::compute::{
 use crate::core::ids::{Name, PaymentId};
 use crate::core::money::Msat;
 use crate::core::payment::lock::LockKey;
+use crate::core::purse::{Merge, Piece};
 use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, MintFacts, MintUrl, PendingSend, ProofsState, Recovery, Redeemed, RedemptionState,
-    SentToken, TokenInfo, Unit, Wallet, WalletError,
+    Call, LockTo, MintFacts, MintProbe, MintUrl, PendingSend, ProofsState, Recovery, Redeemed,
+    RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -189,6 +190,24 @@ impl Wallet for Mortal<dyn Wallet> {
     ) -> Result<Redeemed, WalletError> {
         let taking = self.inner.take_back(payment, token, index);
         self.call("take_back", taking).await
+    }
+
+    async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError> {
+        self.inner.pieces(mint, unit).await
+    }
+
+    async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError> {
+        self.call("merge", self.inner.merge(mint, unit, merge))
+            .await
+    }
+
+    async fn probe(&self, mint: &MintUrl) -> Result<MintProbe, WalletError> {
+        // Asked now and then, by a task of its own, and changes nothing.
+        self.inner.probe(mint).await
+    }
+
+    fn calls(&self) -> Vec<(MintUrl, Call)> {
+        self.inner.calls()
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -23,7 +23,7 @@ fn mint() -> MintAnswer {
     MintAnswer {
         units: vec!["sat".to_owned()],
         input_fee_ppk: Some(100),
-        nuts: vec![4, 5, 7, 9, 12],
+        nuts: vec![4, 5, 7, 9, 10, 11, 12, 14],
         time: Some(NOW - 1),
     }
 }

@@ -35,7 +35,7 @@ mod writer;
 
 pub use containers::*;
 pub use rows::*;
-pub use table::{Reader, Table, Tx};
+pub use table::{Look, Reader, Table, Tx};
 pub use views::Held;
 
 use crate::core::ids::PublicKey;

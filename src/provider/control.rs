@@ -15,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::core::ids::{Name, PublicKey};
+use crate::core::mint::Standing;
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Offer;
@@ -44,6 +45,8 @@ pub enum Ask {
     Status,
     /// What the wallet holds: a [`MoneyView`].
     Money,
+    /// How the mints are: [`MintView`]s.
+    Mints,
     /// Read the configuration file again: a [`ReloadView`].
     Reload,
 }
@@ -126,11 +129,48 @@ pub struct PurseView {
     pub withdrawn_msat: Msat,
     /// What mints kept: of payments, for making refunds and for taking them back.
     pub mint_fees_msat: Msat,
+    /// What swapping many small proofs into few cost us; on no lease's books.
+    #[serde(default)]
+    pub merge_fees_msat: Msat,
     /// What the balance lacks of the float; zero: solvent.
     pub short_msat: Msat,
     /// Since when it lacks it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short_since: Option<Timestamp>,
+}
+
+/// A mint, as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MintView {
+    /// Its URL.
+    pub mint: String,
+    /// How it stands.
+    pub state: Standing,
+    /// Why: one sentence, which may quote the mint.
+    pub why: String,
+    /// Since when it stands so.
+    pub since: Timestamp,
+    /// How long its answers take, on average over the last few.
+    pub latency_ms: Option<u64>,
+    /// How many of the last requests in a thousand it did not answer, on average.
+    pub failing_per_thousand: u64,
+    /// What spending a proof costs, in thousandths of a sat; `None`: not told yet.
+    pub input_fee_ppk: Option<u64>,
+    /// What it may cost.
+    pub max_input_fee_ppk: u64,
+    /// Of the NUTs that satlet knows, those that it does.
+    pub nuts: Vec<u16>,
+    /// When the first of its active keysets expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyset_expires_at: Option<Timestamp>,
+    /// What lies there.
+    pub exposure_msat: Msat,
+    /// What may lie there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_exposure_msat: Option<Msat>,
+    /// When it last told what it offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_at: Option<Timestamp>,
 }
 
 /// What the wallet holds, and what has come and gone.
@@ -157,6 +197,8 @@ pub trait Queries: Send + Sync {
     async fn status(&self) -> Result<StatusView, String>;
     /// What the wallet holds.
     async fn money(&self) -> Result<MoneyView, String>;
+    /// How the mints are.
+    async fn mints(&self) -> Result<Vec<MintView>, String>;
     /// Reads the configuration file again; a bad one changes nothing.
     async fn reload(&self) -> Result<ReloadView, String>;
 }
@@ -294,6 +336,7 @@ async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
         Ask::Offer => pack(queries.offer().await),
         Ask::Status => pack(queries.status().await),
         Ask::Money => pack(queries.money().await),
+        Ask::Mints => pack(queries.mints().await),
         Ask::Reload => pack(queries.reload().await),
     }
 }

@@ -16,6 +16,8 @@ pub mod dispatch;
 pub mod doors;
 mod handlers;
 mod lanes;
+pub mod merges;
+pub mod mints;
 pub mod offer;
 pub mod paygress;
 pub mod queries;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::control::{LeaseView, MoneyView, PurseView, Queries, RelayView, ReloadView, StatusView};
+use super::control::{
+    LeaseView, MintView, MoneyView, PurseView, Queries, RelayView, ReloadView, StatusView,
+};
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
 use super::offer;
@@ -12,7 +14,7 @@ use super::solvency;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
-use crate::ledger::{ENDED, LEASES};
+use crate::ledger::{ENDED, LEASES, MERGES, purse_key};
 use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
 
@@ -96,6 +98,10 @@ impl Queries for ProviderQueries {
     async fn money(&self) -> Result<MoneyView, String> {
         money(&self.ctx).await
     }
+
+    async fn mints(&self) -> Result<Vec<MintView>, String> {
+        Ok(self.ctx.mints.views())
+    }
 }
 
 fn leases(ctx: &Ctx) -> Result<Vec<Lease>, String> {
@@ -144,6 +150,9 @@ fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, balance: Msat) -> Option<Pur
     let absorbed = i64::try_from(dues.absorbed.get()).ok()?;
     let short = float.saturating_sub(balance);
     let since = ctx.shortfalls.since(&purse);
+    let key = purse_key(&purse);
+    let merges = ctx.ledger().read(|reader| reader.get(&MERGES, &key));
+    let merged = merges.ok()?.unwrap_or_default().cost;
     let (mint, unit) = purse;
     Some(PurseView {
         mint,
@@ -157,6 +166,7 @@ fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, balance: Msat) -> Option<Pur
         earned_msat: served.checked_sub(absorbed)?,
         withdrawn_msat: Msat::ZERO,
         mint_fees_msat: dues.fees,
+        merge_fees_msat: merged,
         short_msat: short,
         short_since: since.filter(|_| !short.is_zero()),
     })

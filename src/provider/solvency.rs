@@ -103,6 +103,14 @@ pub(super) async fn balances(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String>
         .collect())
 }
 
+/// What may have to go back of one purse.
+///
+/// # Errors
+/// The ledger.
+pub(super) fn float_of(ctx: &Ctx, purse: &Purse) -> Result<Msat, LedgerError> {
+    Ok(floats(ctx)?.remove(purse).unwrap_or_default())
+}
+
 /// What may have to go back, by purse: of leases that are not over by their rows,
 /// of the others by what the ledger keeps in memory.
 fn floats(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, LedgerError> {

@@ -11,6 +11,7 @@ use super::errors::{maybe_sent, nothing_sent, store};
 use super::token;
 use super::{MintUrl, PendingSend, ProofsState, Redeemed, Unit, Wallet, WalletError};
 use crate::core::money::Msat;
+use crate::core::purse::{AT_ONCE, Merge, fee};
 use crate::core::time::Timestamp;
 
 /// Proofs beyond this number are worth a swap into fewer.
@@ -194,10 +195,17 @@ impl CdkWallet {
     /// # Errors
     /// As [`send`](Wallet::send).
     pub async fn consolidate(&self, mint: &MintUrl, unit: &Unit) -> Result<(), WalletError> {
-        let actor = self.at(mint, unit)?;
-        self.order(&actor, |account| {
-            Box::pin(async move { account.consolidate(MANY_PROOFS).await })
-        })
-        .await
+        let pieces = self.pieces(mint, unit).await?;
+        if pieces.len() <= MANY_PROOFS {
+            return Ok(());
+        }
+        for part in pieces.chunks(AT_ONCE) {
+            let merge = Merge {
+                ys: part.iter().map(|piece| piece.y.clone()).collect(),
+                fee: fee(part, unit.piece()).ok_or(WalletError::TooSmall)?,
+            };
+            self.merge(mint, unit, &merge).await?;
+        }
+        Ok(())
     }
 }

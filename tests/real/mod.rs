@@ -11,6 +11,7 @@ mod gateway;
 mod images;
 mod isolation;
 mod locks;
+mod mints;
 mod network;
 mod old_client;
 mod paygress;

@@ -42,6 +42,7 @@ fn reserved() -> Lease {
         money: Books::default(),
         purse: None,
         payments: Vec::new(),
+        payments_done: 0,
         refunds: Vec::new(),
         warned: Vec::new(),
         stop_request: None,

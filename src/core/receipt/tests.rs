@@ -56,6 +56,7 @@ impl Sample {
             money: Books::default(),
             purse: None,
             payments: Vec::new(),
+            payments_done: 0,
             refunds: Vec::new(),
             warned: Vec::new(),
             stop_request: None,

@@ -28,7 +28,7 @@ pub(in crate::provider) async fn handle(
     if !lease.takes_topup() {
         return Err(refuse::no_topup(&lease));
     }
-    let (info, net) = token(ctx, &ask.token, locks).await?;
+    let (info, net) = token(ctx, &ask.token, locks, Purpose::Topup).await?;
     let fee = info.face.saturating_sub(net);
     fits(&lease, net, fee, ctx.now())?;
     let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, &ask.token);

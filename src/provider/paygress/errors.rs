@@ -32,7 +32,7 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         | Code::NoPrice
         | Code::RequestExpired
         | Code::Draining => ErrorType::ProvisioningError,
-        Code::MintDown => ErrorType::MintNetworkError,
+        Code::MintDown | Code::MintPaused => ErrorType::MintNetworkError,
         Code::MintRefused => ErrorType::MintError,
         Code::ImageUnavailable | Code::ProvisioningFailed | Code::Internal | Code::Other(_) => {
             ErrorType::BackendError

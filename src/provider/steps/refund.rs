@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::{Taken, change, operation};
 use crate::core::lease::{Lease, Refund};
 use crate::core::money::Msat;
+use crate::core::purse::fee;
 use crate::ledger::LedgerError;
 use crate::provider::ctx::Ctx;
+use crate::provider::merges::{self, Need};
 use crate::wallet::{MintUrl, SentToken, Unit, WalletError};
 
 /// Proofs that a refund is assumed to be made from, for estimating its cost:
@@ -21,6 +23,10 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     };
     // Until it is booked, or not made, its token is nobody's stray.
     let _sending = ctx.sends.begin();
+    let mint = MintUrl(refund.mint.clone());
+    let Some(_place) = merges::tidy(ctx, &mint, &unit_of(refund), Need::Send).await? else {
+        return Ok(Taken::TryLater);
+    };
     let sent = match amount(ctx, refund).await {
         Ok(Some(amount)) => send(ctx, refund, amount).await,
         Ok(None) => Err(WalletError::TooSmall),
@@ -53,19 +59,14 @@ async fn divide(
     have: Msat,
 ) -> Result<Taken, LedgerError> {
     tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
-    let mint = MintUrl(refund.mint.clone());
-    let asked = ctx.parts.wallet.facts(&mint);
-    let Ok(Ok(facts)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
+    let (mint, unit) = (MintUrl(refund.mint.clone()), unit_of(refund));
+    let asked = ctx.parts.wallet.pieces(&mint, &unit);
+    let Ok(Ok(pieces)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
         return Ok(Taken::TryLater);
     };
-    let fee_units = facts
-        .input_fee_ppk
-        .saturating_mul(ASSUMED_PROOFS)
-        .div_ceil(1000);
-    let part = match unit_of(refund) {
-        Unit::Msat => have.checked_sub(Msat::new(fee_units)),
-        Unit::Sat => Msat::from_sat(have.whole_sat().saturating_sub(fee_units)),
-    };
+    // All of them may be needed, and then each costs its fee.
+    let costs = fee(&pieces, unit.piece());
+    let part = costs.and_then(|costs| have.checked_sub(costs));
     // Less than half is not worth a token of its own.
     let half = refund.owed.get() / 2;
     let Some(part) = part.filter(|part| part.get() > half && *part < refund.owed) else {
