@@ -104,7 +104,7 @@ fn a_good_host_has_notes_only() {
     assert!(
         notes
             .iter()
-            .any(|note| note.contains("fee 100 ppk; NUTs 4, 5, 7, 9, 12")),
+            .any(|note| note.contains("fee 100 ppk; NUTs 4, 5, 7, 9, 10, 11, 12, 14")),
         "{notes:?}"
     );
 }

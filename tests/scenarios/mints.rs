@@ -221,7 +221,8 @@ async fn a_mint_that_does_not_answer_is_paused_and_asked_again() {
         looks += 1;
         assert!(looks < 5, "it is asked again soon");
     }
-    assert_eq!(two.minutes_until(Standing::Ok).await, 0);
+    // What it did not answer counts for a while.
+    assert!(two.minutes_until(Standing::Ok).await <= 10);
     let lease = two.lease(token).await;
 
     // Later it goes away while it is being paid at.
