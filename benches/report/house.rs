@@ -71,6 +71,7 @@ pub(crate) fn settings(dir: &Path, relay: &str, mint: &str) -> Settings {
         mints: vec![MintSetting {
             url: mint.to_owned(),
             requests_per_minute: 1_000_000,
+            ..MintSetting::default()
         }],
         tiers: vec![tier()],
         fiat: Fiat::default(),

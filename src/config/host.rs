@@ -278,6 +278,9 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
         n.duration(secs(5)..=secs(3600))
     });
     let mint = object.optional("mint", default.mint, |n| n.duration(secs(1)..=secs(300)));
+    let mint_probe = object.optional("mint_probe", default.mint_probe, |n| {
+        n.duration(secs(60)..=secs(30 * DAY))
+    });
     let stop_grace = object.optional("stop_grace", default.stop_grace, |n| {
         n.duration(secs(0)..=secs(300))
     });
@@ -297,6 +300,7 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
         look: look?,
         provision: provision?,
         mint: mint?,
+        mint_probe: mint_probe?,
         stop_grace: stop_grace?,
         answer: answer?,
     })

@@ -28,6 +28,8 @@ const MAX_MEMORY_MIB: u64 = 16 * 1024 * 1024;
 const MAX_DISK_MIB: u64 = 1024 * 1024 * 1024;
 /// What Linux can count (`/proc/sys/kernel/pid_max`, proc(5)).
 const MAX_PIDS: u64 = 4_194_304;
+/// All the satoshi that there will ever be.
+const MAX_SAT: u64 = 2_100_000_000_000_000;
 /// Ten years, in seconds.
 const MAX_LEASE: u64 = 10 * 365 * 86_400;
 
@@ -42,11 +44,28 @@ fn mint(node: &Node<'_>) -> Option<MintSetting> {
     let url = object.required("url", mint_url);
     // A mint may be slow with one request, and still serve many side by side;
     // 120 a minute lets ten consumers pay at once and is no attack.
-    let requests_per_minute = object.optional("requests_per_minute", 120, |n| n.integer(1..=6000));
+    let usual = MintSetting::default();
+    let requests_per_minute =
+        object.optional("requests_per_minute", usual.requests_per_minute, |n| {
+            n.integer(1..=6000)
+        });
+    // A sat for each proof: what most people pay with is then still worth more.
+    let max_input_fee_ppk = object.optional("max_input_fee_ppk", usual.max_input_fee_ppk, |n| {
+        n.integer(0..=1_000_000)
+    });
+    let sat = |n: &Node<'_>| {
+        let sat = n.integer(1..=MAX_SAT)?;
+        Some(Msat::from_sat(sat))
+    };
+    let max_exposure = object.optional("max_exposure_sat", usual.max_exposure, sat);
+    let probe_amount = object.optional("probe_sat", usual.probe_amount, sat);
     object.finish();
     Some(MintSetting {
         url: url?,
         requests_per_minute: requests_per_minute?,
+        max_input_fee_ppk: max_input_fee_ppk?,
+        max_exposure: max_exposure?,
+        probe_amount: probe_amount?,
     })
 }
 
@@ -405,9 +424,6 @@ pub(super) fn refunds(mut object: Object<'_>) -> Option<RefundPolicy> {
     object.finish();
     Some(RefundPolicy { keep: keep? })
 }
-
-/// Largest amount in the `sweep` section, in sat: all that will ever be.
-const MAX_SAT: u64 = 21_000_000 * 100_000_000;
 
 pub(super) fn sweep(mut object: Object<'_>) -> Option<SweepPolicy> {
     let usual = SweepPolicy::default();

@@ -88,6 +88,27 @@ pub(super) fn no_balance(
     )
 }
 
+/// The mints whose tokens buy a new lease now.
+///
+/// # Errors
+/// There are none.
+pub(super) fn selling(terms: &[MintTerms], locked: bool) -> Result<Vec<MintTerms>, ClientError> {
+    let sells = |mint: &&MintTerms| mint.sells(locked);
+    let selling: Vec<MintTerms> = terms.iter().filter(sells).cloned().collect();
+    if selling.is_empty() && !terms.is_empty() {
+        return Err(ClientError::new(
+            Kind::Payment,
+            "mint_paused",
+            format!(
+                "the provider sells nothing now for tokens of: {}",
+                mint_names(terms)
+            ),
+            "Try again later, lock the token, or choose another provider.",
+        ));
+    }
+    Ok(selling)
+}
+
 pub(super) fn mint_names(terms: &[MintTerms]) -> String {
     let names: Vec<&str> = terms.iter().map(|mint| mint.url.as_str()).collect();
     names.join(", ")

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::choice::selling;
 use super::client::{Client, Due, LOCK_AFTER, LOCK_MOST, MONEY_TIMEOUT, Progress, body_of, now};
 use super::error::{ClientError, Kind};
 use super::files::Lock;
@@ -299,7 +300,8 @@ impl Client {
         };
         progress(&format!("paying {amount}"));
         let lock = self.locking(quote.lock.as_ref())?;
-        self.pay_asked(&quote.mints, amount, Some(most), lock, confirm)
+        let mints = selling(&quote.mints, lock.is_some())?;
+        self.pay_asked(&mints, amount, Some(most), lock, confirm)
             .await
     }
 

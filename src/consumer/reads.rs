@@ -257,6 +257,7 @@ pub(super) fn accepted_mints(provider: &Provider) -> Vec<MintTerms> {
                 url: url.clone(),
                 units: units(),
                 input_fee_ppk: None,
+                state: None,
             })
             .collect(),
     }

@@ -169,6 +169,7 @@ fn terms() -> Vec<MintTerms> {
         url: MINT.to_owned(),
         units: vec!["sat".to_owned()],
         input_fee_ppk: Some(0),
+        state: None,
     }]
 }
 

@@ -23,13 +23,15 @@ use crate::compute::{
 use crate::core::ids::{Name, PaymentId};
 use crate::core::money::Msat;
 use crate::core::payment::lock::LockKey;
+use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
 use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
 use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
 use crate::wallet::{
-    LockTo, Melt, MeltQuote, MintFacts, MintQuote, MintUrl, OutTokens, PendingSend, ProofsState,
-    Recovery, Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
+    Call, LockTo, Melt, MeltQuote, MintFacts, MintProbe, MintQuote, MintUrl, OutTokens,
+    PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo, Unit,
+    Wallet, WalletError,
 };
 
 /// The environment variable that names the file to which every point is written
@@ -258,6 +260,24 @@ impl Wallet for Mortal<dyn Wallet> {
     async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError> {
         self.call("forget_invoice", self.inner.forget_invoice(quote))
             .await
+    }
+
+    async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError> {
+        self.inner.pieces(mint, unit).await
+    }
+
+    async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError> {
+        self.call("merge", self.inner.merge(mint, unit, merge))
+            .await
+    }
+
+    async fn probe(&self, mint: &MintUrl) -> Result<MintProbe, WalletError> {
+        // Asked now and then, by a task of its own, and changes nothing.
+        self.inner.probe(mint).await
+    }
+
+    fn calls(&self) -> Vec<(MintUrl, Call)> {
+        self.inner.calls()
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -200,6 +200,7 @@ fn settings(dir: &Path, relay: &str, mint: &str) -> anyhow::Result<Settings> {
         mints: vec![MintSetting {
             url: mint.to_owned(),
             requests_per_minute: 6000,
+            ..MintSetting::default()
         }],
         fiat: Fiat::default(),
         tiers: vec![Tier {

@@ -528,10 +528,15 @@ fn mint_problems(url: &str, answer: &MintAnswer) -> Vec<Finding> {
     for (nut, why) in [
         (7, "a token cannot be looked at before it is taken"),
         (9, "a lost wallet cannot be restored from its words"),
+        (10, "tokens cannot be locked to you"),
+        (11, "tokens cannot be locked to you"),
+        (12, "it need not prove that its signatures are good"),
+        (14, "tokens cannot be locked to a secret"),
     ] {
         if !answer.nuts.contains(&nut) {
             let message = format!("{url} does not support NUT-{nut:02}: {why}.");
-            found.push(warning("mint", message, "Take a mint that does."));
+            let fix = "Take a mint that does; the daemon takes nothing at this one.";
+            found.push(warning("mint", message, fix));
         }
     }
     found

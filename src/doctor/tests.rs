@@ -23,7 +23,7 @@ fn mint() -> MintAnswer {
     MintAnswer {
         units: vec!["sat".to_owned()],
         input_fee_ppk: Some(100),
-        nuts: vec![4, 5, 7, 9, 12],
+        nuts: vec![4, 5, 7, 9, 10, 11, 12, 14],
         time: Some(NOW - 1),
     }
 }
@@ -104,7 +104,7 @@ fn a_good_host_has_notes_only() {
     assert!(
         notes
             .iter()
-            .any(|note| note.contains("fee 100 ppk; NUTs 4, 5, 7, 9, 12")),
+            .any(|note| note.contains("fee 100 ppk; NUTs 4, 5, 7, 9, 10, 11, 12, 14")),
         "{notes:?}"
     );
 }

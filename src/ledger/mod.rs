@@ -39,7 +39,7 @@ pub use containers::*;
 pub use payouts::*;
 pub use pool::{KEYS, POOL, change_pool, pool_of, the_pool};
 pub use rows::*;
-pub use table::{Reader, Table, Tx};
+pub use table::{Look, Reader, Table, Tx};
 pub use views::Held;
 
 use crate::core::ids::PublicKey;

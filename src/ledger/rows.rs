@@ -5,11 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::containers::OldAsk;
-use super::table::Table;
+use super::table::{Look, Table};
 use super::{LedgerError, Reader, Tx};
 use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
-use crate::core::lease::Lease;
-use crate::core::payment::Payment;
+use crate::core::lease::{Lease, Purse};
+use crate::core::money::Msat;
+use crate::core::payment::{Payment, PaymentState};
+use crate::core::purse::Merge;
 use crate::core::time::Timestamp;
 use crate::protocol::channel::Channel;
 
@@ -96,6 +98,15 @@ pub struct OutboxRow {
     pub next_attempt: Timestamp,
 }
 
+/// What merging proofs of one purse has cost us, which is on no lease's books.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeRow {
+    /// What mints kept, of those that are over.
+    pub cost: Msat,
+    /// The one that is under way, or about to be.
+    pub open: Option<Merge>,
+}
+
 // Texts may hold tokens, and a workload's environment may hold secrets: neither
 // is shown.
 
@@ -150,6 +161,10 @@ pub const INBOX: Table<InboxRow> = Table::new("inbox");
 pub const REQUESTS: Table<RequestRow> = Table::new("requests");
 /// Payments, by id.
 pub const PAYMENTS: Table<Payment> = Table::new("payments");
+/// What merging proofs cost us, by [`purse_key`].
+pub const MERGES: Table<MergeRow> = Table::new("merges");
+/// Payments of a lease that are done with and were taken, by [`done_key`].
+pub const DONE: Table<PaymentId> = Table::new("done");
 /// Which payment a proof belongs to, for ever, by Y.
 pub const PROOFS: Table<PaymentId> = Table::new("proofs");
 /// Proofs of our own refunds that are being taken back, by Y, and which refund
@@ -165,6 +180,11 @@ pub const WORKLOADS: Table<WorkloadRow> = Table::new("workloads");
 pub const OUTBOX: Table<OutboxRow> = Table::new("outbox");
 /// When a relay was last caught up with, by URL.
 pub const RELAYS: Table<Timestamp> = Table::new("relays");
+
+/// The key of a purse: its unit and its mint.
+pub fn purse_key((mint, unit): &Purse) -> String {
+    format!("{unit} {mint}")
+}
 
 /// The key of a request: the owner's key and the id.
 pub fn request_key(owner: &PublicKey, id: RequestId) -> String {
@@ -187,16 +207,71 @@ pub fn find_lease(reader: &Reader, id: &LeaseId) -> Result<Option<Lease>, Ledger
     }
 }
 
-/// The payments of a lease, the first one first. Proofs whose payment was
-/// rejected may have been brought again for another lease since.
+/// The key of the payment of `lease` that was the `n`-th to be done with, from 0.
+pub fn done_key(lease: &LeaseId, n: u64) -> String {
+    format!("{lease}/{n:012}")
+}
+
+/// The payments of a lease that its row has: those of which something may still
+/// come, the first one first. Proofs whose payment was rejected may have been
+/// brought again for another lease since.
 ///
 /// # Errors
 /// A row cannot be read, or the disk.
-pub fn payments_of(tx: &Tx, lease: &Lease) -> Result<Vec<Payment>, LedgerError> {
+pub fn payments_of(rows: &impl Look, lease: &Lease) -> Result<Vec<Payment>, LedgerError> {
     let mut payments = Vec::with_capacity(lease.payments.len());
     for id in &lease.payments {
-        let payment = tx.get(&PAYMENTS, &id.to_hex())?;
-        payments.extend(payment.filter(|payment| payment.lease == lease.id));
+        payments.extend(payment_of(rows, lease, *id)?);
     }
     Ok(payments)
+}
+
+/// The same, with those that are done with before them. Reads all that was ever
+/// paid for the lease.
+///
+/// # Errors
+/// A row cannot be read, or the disk.
+pub fn all_payments_of(rows: &impl Look, lease: &Lease) -> Result<Vec<Payment>, LedgerError> {
+    let mut payments = Vec::new();
+    for n in 0..lease.payments_done {
+        if let Some(id) = rows.look(&DONE, &done_key(&lease.id, n))? {
+            payments.extend(payment_of(rows, lease, id)?);
+        }
+    }
+    payments.extend(payments_of(rows, lease)?);
+    Ok(payments)
+}
+
+fn payment_of(
+    rows: &impl Look,
+    lease: &Lease,
+    id: PaymentId,
+) -> Result<Option<Payment>, LedgerError> {
+    let payment = rows.look(&PAYMENTS, &id.to_hex())?;
+    Ok(payment.filter(|payment| payment.lease == lease.id))
+}
+
+/// Takes those payments off the lease's row that are done with and whose request
+/// is answered. `payments` are those of the row. `true` where there were any.
+///
+/// # Errors
+/// A row cannot be read.
+pub fn set_aside(tx: &Tx, lease: &mut Lease, payments: &[Payment]) -> Result<bool, LedgerError> {
+    let before = lease.payments.len();
+    let mut left = Vec::new();
+    for id in std::mem::take(&mut lease.payments) {
+        // One that was rejected, and whose row is another lease's now, is nobody's.
+        let Some(payment) = payments.iter().find(|payment| payment.id == id) else {
+            continue;
+        };
+        let asked = tx.get(&REQUESTS, &request_key(&payment.owner, payment.request))?;
+        if payment.is_open() || asked.is_some_and(|row| row.answer.is_none()) {
+            left.push(id);
+        } else if payment.state == PaymentState::Settled {
+            tx.put(&DONE, &done_key(&lease.id, lease.payments_done), &id)?;
+            lease.payments_done = lease.payments_done.saturating_add(1);
+        }
+    }
+    lease.payments = left;
+    Ok(lease.payments.len() != before)
 }

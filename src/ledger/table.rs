@@ -235,6 +235,39 @@ impl Tx<'_> {
     }
 }
 
+/// Where single rows can be read: a change in the making, or a look.
+pub trait Look {
+    /// The row under `key`.
+    ///
+    /// # Errors
+    /// The row cannot be read, or the disk.
+    fn look<V: Serialize + DeserializeOwned>(
+        &self,
+        table: &Table<V>,
+        key: &str,
+    ) -> Result<Option<V>, LedgerError>;
+}
+
+impl Look for Tx<'_> {
+    fn look<V: Serialize + DeserializeOwned>(
+        &self,
+        table: &Table<V>,
+        key: &str,
+    ) -> Result<Option<V>, LedgerError> {
+        self.get(table, key)
+    }
+}
+
+impl Look for Reader {
+    fn look<V: Serialize + DeserializeOwned>(
+        &self,
+        table: &Table<V>,
+        key: &str,
+    ) -> Result<Option<V>, LedgerError> {
+        self.get(table, key)
+    }
+}
+
 type Open = ReadOnlyTable<&'static str, &'static [u8]>;
 
 /// A consistent look.

@@ -96,6 +96,8 @@ codes! {
     BadLock = "bad_lock",
     /// The token's mint is not on the list.
     MintNotAccepted = "mint_not_accepted",
+    /// No new lease is paid at the token's mint now.
+    MintPaused = "mint_paused",
     /// The token's unit is not accepted.
     WrongUnit = "wrong_unit",
     /// The token is spent.

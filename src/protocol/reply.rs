@@ -94,6 +94,29 @@ pub struct MintTerms {
     /// Its fee per proof, in thousandths of the unit (NUT-02); `null` while the
     /// mint has not told.
     pub input_fee_ppk: Option<u64>,
+    /// [`DEGRADED`], [`PAUSED`] or [`REFUSED`]; absent: it is well. Of another word
+    /// nothing is known but that it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// New leases are sold for tokens of this mint only if they are locked.
+pub const DEGRADED: &str = "degraded";
+/// No new leases are sold for tokens of this mint; running ones may be paid for.
+pub const PAUSED: &str = "paused";
+/// No tokens of this mint are taken.
+pub const REFUSED: &str = "refused";
+
+impl MintTerms {
+    /// Whether a new lease may be paid for with its tokens; `locked`: with such
+    /// that are locked to the provider.
+    pub fn sells(&self, locked: bool) -> bool {
+        match self.state.as_deref() {
+            None => true,
+            Some(DEGRADED) => locked,
+            Some(_) => false,
+        }
+    }
 }
 
 /// How a token may be locked to the provider (NUT-11).

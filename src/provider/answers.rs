@@ -267,7 +267,7 @@ pub(super) struct News<'a> {
     pub(super) before: &'a Lease,
     /// The lease after.
     pub(super) lease: &'a Lease,
-    /// All its payments, after.
+    /// Those of its payments that the row has, after.
     pub(super) payments: &'a [Payment],
     /// Whoever has waited too long is answered with what is known.
     pub(super) late: bool,
@@ -311,7 +311,7 @@ pub(super) fn settle(ctx: &Ctx, tx: &Tx, news: &News<'_>) -> Result<(), LedgerEr
                     Some(ask) => paygress::render(ctx, tx, ask, news.lease, &reply)?,
                     None => {
                         let mut message = Message::Reply(reply);
-                        receipts::enclose(ctx, news.lease, news.payments, &mut message);
+                        receipts::enclose(ctx, tx, news.lease, &mut message)?;
                         encode(&message)?
                     }
                 };
@@ -630,7 +630,7 @@ fn notify(
     });
     // While it runs, who wants to know asks.
     if event != EXPIRING {
-        receipts::enclose(ctx, lease, news.payments, &mut notice);
+        receipts::enclose(ctx, tx, lease, &mut notice)?;
     }
     let relays = tx
         .get(&REQUESTS, &request_key(&lease.owner, lease.request))?

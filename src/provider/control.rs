@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::core::ids::{Name, PublicKey};
+use crate::core::mint::Standing;
 use crate::core::money::Msat;
 use crate::core::payout::{Cause, Payout, PayoutState};
 use crate::core::time::Timestamp;
@@ -48,6 +49,8 @@ pub enum Ask {
     Status,
     /// What the wallet holds: a [`MoneyView`].
     Money,
+    /// How the mints are: [`MintView`]s.
+    Mints,
     /// Read the configuration file again: a [`ReloadView`].
     Reload,
     /// Pay a Lightning invoice, or to an address: a [`PayoutView`].
@@ -250,6 +253,9 @@ pub struct PurseView {
     /// earned, and stays.
     #[serde(default)]
     pub unexplained_msat: Msat,
+    /// What swapping many small proofs into few cost us; on no lease's books.
+    #[serde(default)]
+    pub merge_fees_msat: Msat,
     /// What the balance lacks of the float; zero: solvent.
     pub short_msat: Msat,
     /// Since when it lacks it.
@@ -274,6 +280,40 @@ pub struct PoolView {
     pub returned_msat: Msat,
     /// What was given today and did not come back.
     pub today_msat: Msat,
+}
+
+/// A mint, as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MintView {
+    /// Its URL.
+    pub mint: String,
+    /// How it stands.
+    pub state: Standing,
+    /// Why: one sentence, which may quote the mint.
+    pub why: String,
+    /// Since when it stands so.
+    pub since: Timestamp,
+    /// How long its answers take, on average over the last few.
+    pub latency_ms: Option<u64>,
+    /// How many of the last requests in a thousand it did not answer, on average.
+    pub failing_per_thousand: u64,
+    /// What spending a proof costs, in thousandths of a sat; `None`: not told yet.
+    pub input_fee_ppk: Option<u64>,
+    /// What it may cost.
+    pub max_input_fee_ppk: u64,
+    /// Of the NUTs that satlet knows, those that it does.
+    pub nuts: Vec<u16>,
+    /// When the first of its active keysets expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyset_expires_at: Option<Timestamp>,
+    /// What lies there.
+    pub exposure_msat: Msat,
+    /// What may lie there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_exposure_msat: Option<Msat>,
+    /// When it last told what it offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_at: Option<Timestamp>,
 }
 
 /// What the wallet holds, and what has come and gone.
@@ -306,6 +346,8 @@ pub trait Queries: Send + Sync {
     async fn status(&self) -> Result<StatusView, String>;
     /// What the wallet holds.
     async fn money(&self) -> Result<MoneyView, String>;
+    /// How the mints are.
+    async fn mints(&self) -> Result<Vec<MintView>, String>;
     /// Reads the configuration file again; a bad one changes nothing.
     async fn reload(&self) -> Result<ReloadView, String>;
     /// Pays an invoice, once, or to an address.
@@ -458,6 +500,7 @@ async fn answer(ask: Ask, queries: &dyn Queries) -> Answer {
         Ask::Offer => pack(queries.offer().await),
         Ask::Status => pack(queries.status().await),
         Ask::Money => pack(queries.money().await),
+        Ask::Mints => pack(queries.mints().await),
         Ask::Reload => pack(queries.reload().await),
         Ask::Withdraw(ask) => pack(queries.withdraw(ask).await),
         Ask::Payout { payout } => pack(queries.payout(&payout).await),

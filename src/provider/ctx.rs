@@ -1,5 +1,6 @@
 //! What every part of the provider has at hand.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,6 +11,7 @@ use super::actors::Actors;
 use super::admission::Admission;
 use super::clock::Clock;
 use super::lanes::Lanes;
+use super::mints::Mints;
 use super::offer;
 use super::paygress::ports::HeldPorts;
 use super::payouts::Payouts;
@@ -71,8 +73,12 @@ pub struct Ctx {
     pub(super) sends: Arc<Sends>,
     /// Payouts that are to be sent.
     pub(super) payouts: Payouts,
+    /// How the mints are.
+    pub mints: Mints,
     /// Purses that hold too little.
     pub shortfalls: Shortfalls,
+    /// For each mint: the place of the one that merges proofs or sends some.
+    pub(super) purses: BTreeMap<String, Semaphore>,
     /// Workloads that may be made at once.
     pub(super) creates: Semaphore,
     /// What the inbox asks of gift wraps (NIP-13).
@@ -92,9 +98,15 @@ impl Ctx {
         Arc::new(Self {
             admission: Admission::new(&policy),
             lanes: Lanes::new(settings),
+            mints: Mints::new(settings, parts.clock.now()),
             shortfalls: Shortfalls::default(),
             sends: Arc::default(),
             payouts: Payouts::default(),
+            purses: settings
+                .mints
+                .iter()
+                .map(|mint| (mint.url.clone(), Semaphore::new(1)))
+                .collect(),
             creates: Semaphore::new(settings.creates.max(1)),
             pow_bits: Arc::new(AtomicU8::new(policy.pow_bits)),
             me: key_from(&parts.keys.public_key()),

@@ -2,7 +2,7 @@
 //! closed in the reverse.
 //!
 //! ```text
-//! ledger -> wallet (recover) -> gateway -> strays -> lost leases -> leases -> relays -> outbox -> inbox -> offer
+//! ledger -> wallet (recover) -> gateway -> strays -> lost leases -> mints -> leases -> relays -> outbox -> inbox -> offer
 //! ```
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::ctx::{Ctx, Parts};
 use super::dispatch::Dispatcher;
 use super::doors::LedgerDoors;
 use super::lost;
+use super::mints;
 use super::offer;
 use super::paygress;
 use super::payouts;
@@ -148,6 +149,7 @@ impl Provider {
         ctx.admission.set_owners(&ctx.ledger().held());
         strays::at_start(&ctx).await;
         lost::at_start(&ctx).await;
+        mints::at_start(&ctx).await;
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
@@ -190,6 +192,9 @@ impl Provider {
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("upkeep", move || upkeep::run(Arc::clone(&shared)));
+        let shared = Arc::clone(ctx);
+        self.tasks
+            .keep("mints", move || mints::run(Arc::clone(&shared)));
         let shared = Arc::clone(ctx);
         self.tasks
             .keep("refunds", move || refunds::run(Arc::clone(&shared)));

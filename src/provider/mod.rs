@@ -17,6 +17,8 @@ pub mod doors;
 mod handlers;
 mod lanes;
 pub mod lost;
+pub mod merges;
+pub mod mints;
 pub mod offer;
 pub mod paygress;
 pub mod payouts;

@@ -66,7 +66,13 @@ pub fn build(settings: &Settings, facts: &OfferFacts) -> Offer {
         location: settings.location.clone(),
         capabilities: vec![facts.backend.to_string()],
         specs: tiers.iter().map(|tier| spec(tier)).collect(),
-        whitelisted_mints: settings.mints.iter().map(|mint| mint.url.clone()).collect(),
+        // Who reads only this does not know of states, nor of locks.
+        whitelisted_mints: facts
+            .mints
+            .iter()
+            .filter(|mint| mint.sells(false))
+            .map(|mint| mint.url.clone())
+            .collect(),
         uptime_percent: 100.0,
         total_jobs_completed: facts.completed,
         api_endpoint: None,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::control::{
-    LeaseView, MoneyView, PayoutView, PurseView, Queries, RelayView, ReloadView, StatusView,
-    Withdrawal,
+    LeaseView, MintView, MoneyView, PayoutView, PurseView, Queries, RelayView, ReloadView,
+    StatusView, Withdrawal,
 };
 use super::ctx::{Ctx, promised};
 use super::handlers::describe;
@@ -18,7 +18,7 @@ use super::solvency;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::time::Timestamp;
-use crate::ledger::{self, ENDED, LEASES, PaidOut};
+use crate::ledger::{self, ENDED, LEASES, MERGES, PaidOut, purse_key};
 use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
 
@@ -112,6 +112,10 @@ impl Queries for ProviderQueries {
     async fn payout(&self, hash: &str) -> Result<PayoutView, String> {
         payouts::view(&self.ctx, hash)
     }
+
+    async fn mints(&self) -> Result<Vec<MintView>, String> {
+        Ok(self.ctx.mints.views())
+    }
 }
 
 fn leases(ctx: &Ctx) -> Result<Vec<Lease>, String> {
@@ -185,6 +189,9 @@ fn purse_view(
     let absorbed = i64::try_from(dues.absorbed.get()).ok()?;
     let short = float.saturating_sub(balance);
     let since = ctx.shortfalls.since(&purse);
+    let key = purse_key(&purse);
+    let merges = ctx.ledger().read(|reader| reader.get(&MERGES, &key));
+    let merged = merges.ok()?.unwrap_or_default().cost;
     let (mint, unit) = purse;
     Some(PurseView {
         mint,
@@ -201,6 +208,7 @@ fn purse_view(
         leaving_msat: out.leaving,
         mint_fees_msat: dues.fees,
         unexplained_msat: unexplained,
+        merge_fees_msat: merged,
         short_msat: short,
         short_since: since.filter(|_| !short.is_zero()),
     })

@@ -6,7 +6,7 @@ use crate::core::ids::LeaseId;
 use crate::core::lease::Lease;
 use crate::core::payment::Payment;
 use crate::core::receipt::Receipt;
-use crate::ledger::{LedgerError, PAYMENTS, find_lease};
+use crate::ledger::{LedgerError, Tx, all_payments_of, find_lease};
 use crate::protocol::error::Money;
 use crate::protocol::receipt::SignedReceipt;
 use crate::protocol::reply::{Answer, Message, Outcome};
@@ -42,11 +42,7 @@ pub(super) fn current(ctx: &Ctx, id: &LeaseId) -> Result<Option<Box<SignedReceip
         let Some(lease) = find_lease(reader, id)? else {
             return Ok(None);
         };
-        let mut payments = Vec::with_capacity(lease.payments.len());
-        for payment in &lease.payments {
-            let row = reader.get(&PAYMENTS, &payment.to_hex())?;
-            payments.extend(row.filter(|payment| payment.lease == lease.id));
-        }
+        let payments = all_payments_of(reader, &lease)?;
         Ok(Some((lease, payments)))
     })?;
     Ok(found.and_then(|(lease, payments)| receipt(ctx, &lease, &payments)))
@@ -54,15 +50,26 @@ pub(super) fn current(ctx: &Ctx, id: &LeaseId) -> Result<Option<Box<SignedReceip
 
 /// Puts the receipt into an answer that ends a lease or says that one has ended,
 /// where there is room for it: a refund's token goes first.
-pub(super) fn enclose(ctx: &Ctx, lease: &Lease, payments: &[Payment], message: &mut Message) {
-    let Some(empty) = place(message) else { return };
-    *empty = receipt(ctx, lease, payments);
+///
+/// # Errors
+/// A payment's row cannot be read.
+pub(super) fn enclose(
+    ctx: &Ctx,
+    tx: &Tx,
+    lease: &Lease,
+    message: &mut Message,
+) -> Result<(), LedgerError> {
+    let Some(empty) = place(message) else {
+        return Ok(());
+    };
+    *empty = receipt(ctx, lease, &all_payments_of(tx, lease)?);
     let text = serde_json::to_string(message).unwrap_or_default();
     if !wrap::fits(&ctx.parts.keys, &lease.owner, &text)
         && let Some(full) = place(message)
     {
         *full = None;
     }
+    Ok(())
 }
 
 /// Where a message has room for a receipt, if it does.

@@ -85,6 +85,41 @@ pub(super) fn bad_lock(why: &BadLock, key: &LockKey, margin: Duration) -> Refusa
     )
 }
 
+/// Other mints to pay at, for people.
+fn others(open: &[String]) -> String {
+    match open {
+        [] => "try again later, or choose another provider".to_owned(),
+        open => format!("pay with a token of one of: {}", open.join(", ")),
+    }
+}
+
+/// The mint lacks something that is needed.
+pub(super) fn mint_unfit(mint: &str, why: &str, open: &[String]) -> Refusal {
+    WireError::new(
+        Code::MintNotAccepted,
+        format!("the mint {mint} is not accepted: {why}"),
+        others(open),
+    )
+}
+
+/// The mint is not well, or enough lies there.
+pub(super) fn mint_paused(mint: &str, why: &str, open: &[String]) -> Refusal {
+    WireError::new(
+        Code::MintPaused,
+        format!("no new lease is paid at {mint} now: {why}"),
+        others(open),
+    )
+}
+
+/// The mint is not quite well.
+pub(super) fn mint_locked_only(mint: &str, why: &str) -> Refusal {
+    WireError::new(
+        Code::MintPaused,
+        format!("only locked tokens pay for a new lease at {mint} now: {why}"),
+        "lock the token as a quote says, or pay with another mint's",
+    )
+}
+
 /// Why a payment was not taken after all.
 pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
     match rejection {

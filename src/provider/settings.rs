@@ -152,6 +152,26 @@ pub struct MintSetting {
     pub url: String,
     /// Requests to it that may be started in a minute; more wait their turn.
     pub requests_per_minute: u32,
+    /// Above this fee for a proof, in thousandths of a sat (NUT-02), it is not fit.
+    pub max_input_fee_ppk: u64,
+    /// While more than this lies there no new lease is paid with its tokens;
+    /// `None`: any amount.
+    pub max_exposure: Option<Msat>,
+    /// It is tried now and then with a proof of ours of at most so much, whether
+    /// it swaps; `None`: it is only asked.
+    pub probe_amount: Option<Msat>,
+}
+
+impl Default for MintSetting {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            requests_per_minute: 120,
+            max_input_fee_ppk: 1000,
+            max_exposure: None,
+            probe_amount: None,
+        }
+    }
 }
 
 /// A named image with a command.
@@ -375,6 +395,8 @@ pub struct Timing {
     pub provision: Duration,
     /// How long a mint may take to answer.
     pub mint: Duration,
+    /// Between two probes of a mint that is well.
+    pub mint_probe: Duration,
     /// How long a workload has to end by itself when it is stopped.
     pub stop_grace: Duration,
     /// How long an answer is sent again before it is given up.
@@ -418,6 +440,7 @@ impl Default for Timing {
             look: Duration::from_secs(30),
             provision: Duration::from_secs(300),
             mint: Duration::from_secs(30),
+            mint_probe: Duration::from_secs(24 * 3600),
             stop_grace: Duration::from_secs(10),
             answer: Duration::from_secs(7 * 24 * 3600),
         }

@@ -11,7 +11,7 @@ use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
 use crate::core::payment::{Payment, PaymentState};
 use crate::core::time::Timestamp;
-use crate::ledger::{self, ENDED, LEASES, LedgerError, PAYMENTS};
+use crate::ledger::{self, ENDED, LEASES, LedgerError, MERGES, PAYMENTS, purse_key};
 
 /// How often the two are compared until no refund is made meanwhile.
 const TRIES: u32 = 3;
@@ -163,9 +163,14 @@ async fn compare(
             }
         }
         let out = ledger::paid_out(&ledger::payouts(reader)?).ok_or_else(too_large)?;
-        Ok((sums.0, coming, out))
+        let mut merged = BTreeMap::new();
+        for purse in held.keys() {
+            let row = reader.get(&MERGES, &purse_key(purse))?;
+            merged.insert(purse.clone(), row.unwrap_or_default().cost);
+        }
+        Ok((sums.0, coming, out, merged))
     });
-    let (books, coming, out) = read.map_err(|error| error.to_string())?;
+    let (books, coming, out, merged) = read.map_err(|error| error.to_string())?;
     let mut found = BTreeMap::new();
     for (purse, held) in held {
         let dues = books.get(&purse).copied().unwrap_or_default();
@@ -173,13 +178,23 @@ async fn compare(
         let known = Msat::checked_sum([dues.known().ok_or("a sum does not fit")?, coming]);
         // What was paid out was here once, and is what the books call earned.
         let out = out.get(&purse).copied().unwrap_or_default();
-        let had = Msat::checked_sum([held, out.amount, out.fees]).ok_or("a sum does not fit")?;
+        let merged = merged.get(&purse).copied().unwrap_or_default();
+        let had = Msat::checked_sum([held, out.amount, out.fees, merged]);
+        let had = had.ok_or("a sum does not fit")?;
         let rest = had.saturating_sub(known.ok_or("a sum does not fit")?);
         if !rest.is_zero() {
             found.insert(purse, rest);
         }
     }
     Ok(found)
+}
+
+/// What may have to go back of one purse.
+///
+/// # Errors
+/// The ledger.
+pub(super) fn float_of(ctx: &Ctx, purse: &Purse) -> Result<Msat, LedgerError> {
+    Ok(floats(ctx)?.remove(purse).unwrap_or_default())
 }
 
 /// What may have to go back, by purse: of leases that are not over by their rows,

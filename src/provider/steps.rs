@@ -15,7 +15,7 @@ use crate::core::ids::LeaseId;
 use crate::core::lease::{Event, Lease, Phase, Step};
 use crate::core::payment::Payment;
 use crate::ledger::{
-    self, ENDED, LEASES, LedgerError, PAYMENTS, WORKLOADS, WorkloadRow, payments_of,
+    self, ENDED, LEASES, LedgerError, WORKLOADS, WorkloadRow, payments_of, set_aside,
 };
 
 mod collect;
@@ -44,17 +44,14 @@ pub(super) fn operation(ctx: &Ctx) -> Duration {
     ctx.settings().timing.mint.saturating_mul(4)
 }
 
-/// The lease with its payments, while it is not archived.
+/// The lease with its payments of which something may still come, while it is not
+/// archived.
 pub(super) fn load(ctx: &Ctx, id: &LeaseId) -> Result<Option<(Lease, Vec<Payment>)>, LedgerError> {
     ctx.ledger().read(|reader| {
         let Some(lease) = reader.get(&LEASES, id.as_str())? else {
             return Ok(None);
         };
-        let mut payments = Vec::new();
-        for payment in &lease.payments {
-            let row = reader.get(&PAYMENTS, &payment.to_hex())?;
-            payments.extend(row.filter(|payment| payment.lease == lease.id));
-        }
+        let payments = payments_of(reader, &lease)?;
         Ok(Some((lease, payments)))
     })
 }
@@ -162,6 +159,9 @@ where
                 late,
             };
             answers::settle(&shared, tx, &news)?;
+            if set_aside(tx, &mut lease, &payments)? {
+                tx.put(&LEASES, key.as_str(), &lease)?;
+            }
             Ok((before, lease))
         })
         .await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::admission;
 use super::ctx::Ctx;
 use super::lost;
+use super::merges;
 use super::paygress;
 use super::solvency;
 use super::strays;
@@ -52,6 +53,9 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
         }
         if let Err(error) = strays::look(&ctx, &mut suspects).await {
             tracing::error!(%error, "tokens that nobody knows of were not looked for");
+        }
+        if let Err(error) = merges::round(&ctx).await {
+            tracing::error!(%error, "proofs could not be merged");
         }
         if let Err(error) = solvency::watch(&ctx).await {
             tracing::error!(%error, "whether there is enough ecash is not known");

@@ -35,6 +35,10 @@ pub(super) struct Account {
     /// Pacing, shared by the mint's units.
     pub(super) limiter: RateLimiterManager,
     pub(super) sent: Sent,
+    /// Proofs that were redeemed here, or nearly.
+    pub(super) seen: super::seen::Seen,
+    /// What came of requests, shared by the mint's units.
+    pub(super) calls: super::calls::Calls,
     pub(super) timeout: Duration,
     /// With which of the tokens that were sent the next recovery goes on.
     pub(super) asked: std::sync::atomic::AtomicUsize,
@@ -102,7 +106,7 @@ impl Account {
         Err(WalletError::Refused(format!("it has no unit {unit}")))
     }
 
-    fn admit(
+    pub(super) fn admit(
         &self,
         metadata: Result<Arc<MintMetadata>, cdk::Error>,
     ) -> Result<Arc<MintMetadata>, WalletError> {
@@ -139,6 +143,17 @@ impl Account {
             input_fee_ppk: keysets.iter().filter_map(fee).min().unwrap_or(0),
             locks: locks(&metadata),
         })
+    }
+
+    /// The same, asked now.
+    pub(super) async fn probe(&self) -> Result<super::MintProbe, WalletError> {
+        let metadata = self
+            .wallet
+            .metadata_cache
+            .load_from_mint(&self.store, &self.client)
+            .await;
+        let metadata = self.admit(metadata)?;
+        Ok(super::calls::probed(&metadata, self.facts().await?))
     }
 
     /// The token's proofs; short keyset ids need the mint's list.
@@ -238,6 +253,7 @@ impl Account {
         }
         let proofs = self.proofs(read).await?;
         self.expected(read, &proofs).await?;
+        self.seen.begin(&ys);
         let before = self.sent.count();
         let options = ReceiveOptions {
             metadata: HashMap::from([(PAY_ID.to_owned(), payment.to_hex())]),
@@ -276,6 +292,9 @@ impl Account {
     pub(super) async fn trace(&self, ys: &[PublicKey]) -> Result<Trace, WalletError> {
         if !self.receives(ys).await?.is_empty() {
             return Ok(Trace::Open);
+        }
+        if !self.may_have_seen(ys).await? {
+            return Ok(Trace::None);
         }
         let mut trace = Trace::None;
         for tx in self.redemptions(ys).await? {
@@ -361,7 +380,7 @@ impl Account {
         })
     }
 
-    async fn knock(&self) -> Result<(), String> {
+    pub(super) async fn knock(&self) -> Result<(), String> {
         let url = self
             .wallet
             .mint_url

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 pub use super::PendingSend;
 use super::account::{Account, Store};
 use super::actor::{self, Lost};
+use super::calls::{Call, Calls, MintProbe};
 use super::errors::{self, store};
 pub use super::invoices::MintQuote;
 use super::keysets::Owners;
@@ -35,6 +36,7 @@ use super::{
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 use crate::core::payment::lock::LockKey;
+use crate::core::purse::{Merge, Piece};
 
 /// The wallet's file in its directory.
 const FILE: &str = "wallet.redb";
@@ -236,7 +238,8 @@ impl CdkWallet {
             None => RateLimiterManager::new(self.pacing(mint), None),
         };
         let sent = Sent::default();
-        let guarded = Guarded::new(self.timeout, sent.clone());
+        let calls = sibling.map_or_else(Calls::default, |sibling| sibling.calls.clone());
+        let guarded = Guarded::new(self.timeout, sent.clone(), calls.clone());
         let paced = RateLimitedTransport::with_manager(guarded, limiter.clone());
         let client: Arc<dyn MintConnector + Send + Sync> =
             Arc::new(Client::with_transport(url.clone(), paced, None));
@@ -263,6 +266,8 @@ impl CdkWallet {
             client,
             limiter,
             sent,
+            calls,
+            seen: super::seen::Seen::default(),
             timeout: self.timeout,
             asked: std::sync::atomic::AtomicUsize::new(0),
             collected: std::sync::atomic::AtomicUsize::new(0),
@@ -526,6 +531,20 @@ impl Wallet for CdkWallet {
         .await
     }
 
+    async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError> {
+        let actor = self.at(mint, unit)?;
+        self.ask(actor.account().pieces()).await
+    }
+
+    async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError> {
+        let actor = self.at(mint, unit)?;
+        let merge = merge.clone();
+        self.order(&actor, move |account| {
+            Box::pin(async move { account.merge(&merge).await })
+        })
+        .await
+    }
+
     async fn melt_state(
         &self,
         mint: &MintUrl,
@@ -557,6 +576,23 @@ impl Wallet for CdkWallet {
 
     async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError> {
         self.drop_quote(quote).await
+    }
+
+    async fn probe(&self, mint: &MintUrl) -> Result<MintProbe, WalletError> {
+        let actor = self.at(mint, &Unit::Sat)?;
+        self.ask(actor.account().probe()).await
+    }
+
+    fn calls(&self) -> Vec<(MintUrl, Call)> {
+        let mut all = Vec::new();
+        for ((mint, unit), actor) in &*self.actors() {
+            // The two units of a mint share theirs.
+            if *unit == Unit::Sat {
+                let calls = actor.account().calls.take();
+                all.extend(calls.into_iter().map(|call| (mint.clone(), call)));
+            }
+        }
+        all
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::{LockTo, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, amount_of};
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Lock, LockKey, accept};
+use crate::core::purse::{Merge, Piece, fee};
 use crate::core::time::Timestamp;
 
 pub use melts::*;
@@ -330,6 +331,81 @@ pub async fn redeems_its_own_token(bench: &dyn Bench) {
     assert_eq!(before.checked_add(redeemed.net), Some(after));
 }
 
+async fn pieces(bench: &dyn Bench) -> Vec<Piece> {
+    let pieces = bench.wallet().pieces(&bench.mint(), &Unit::Sat).await;
+    pieces.unwrap()
+}
+
+/// Many proofs become few for the fee that was foretold, once; while the mint is
+/// down nothing happens, and asking again after it was done costs nothing.
+pub async fn merges_many_proofs_into_few(bench: &dyn Bench) {
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    for _ in 0..3 {
+        let token = bench.token(63).await;
+        let payment = wallet.inspect(&token).unwrap().payment;
+        wallet.redeem(payment, &token).await.unwrap();
+    }
+    let (before, many) = (balance(wallet, bench).await, pieces(bench).await);
+    let sum = Msat::checked_sum(many.iter().map(|piece| piece.amount));
+    assert_eq!(sum, Some(before));
+    let piece = Unit::Sat.piece();
+    let merge = Merge {
+        ys: many.iter().map(|piece| piece.y.clone()).collect(),
+        fee: fee(&many, piece).unwrap(),
+    };
+    assert!(!merge.fee.is_zero() && many.iter().all(|piece| piece.active));
+    bench.set_down(true).await;
+    let error = wallet.merge(&mint, &Unit::Sat, &merge).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    bench.set_down(false).await;
+    assert_eq!(balance(wallet, bench).await, before);
+    for _ in 0..2 {
+        let cost = wallet.merge(&mint, &Unit::Sat, &merge).await;
+        assert_eq!(cost, Ok(merge.fee));
+    }
+    let after = balance(wallet, bench).await;
+    assert_eq!(after.checked_add(merge.fee), Some(before));
+    let few = pieces(bench).await;
+    assert_eq!(few.len(), after.whole_sat().count_ones() as usize);
+    // One that is gone, with others that are not: nothing happens.
+    let mixed = Merge {
+        ys: few.iter().chain(&many).map(|one| one.y.clone()).collect(),
+        fee: merge.fee,
+    };
+    let error = wallet.merge(&mint, &Unit::Sat, &mixed).await.unwrap_err();
+    assert!(matches!(error, WalletError::Refused(_)), "{error:?}");
+    assert_eq!(balance(wallet, bench).await, after);
+    assert_eq!(wallet.recover().await.unwrap().unfinished, 0);
+    assert_eq!(balance(wallet, bench).await, after);
+}
+
+/// A mint tells what it does; one that is down does not, and both are calls that
+/// are told once.
+pub async fn asks_a_mint_what_it_does(bench: &dyn Bench) {
+    let (wallet, mint) = (bench.wallet(), bench.mint());
+    let told = wallet.probe(&mint).await.unwrap();
+    for nut in crate::core::mint::NEEDED {
+        assert!(told.nuts.contains(&nut), "NUT-{nut} of {:?}", told.nuts);
+    }
+    assert_eq!(told.facts, wallet.facts(&mint).await.unwrap());
+    let calls = wallet.calls();
+    assert!(!calls.is_empty());
+    assert!(
+        calls
+            .iter()
+            .all(|(at, call)| *at == mint && call.failed.is_none())
+    );
+    bench.set_down(true).await;
+    let error = wallet.probe(&mint).await.unwrap_err();
+    assert!(matches!(error, WalletError::MintDown(_)), "{error:?}");
+    let calls = wallet.calls();
+    assert!(
+        calls.iter().any(|(_, call)| call.failed.is_some()),
+        "{calls:?}"
+    );
+    assert_eq!(wallet.calls(), []);
+}
+
 /// The facts name the mint, the unit and a fee that explains what redeeming costs.
 pub async fn states_the_fee(bench: &dyn Bench) {
     let wallet = bench.wallet();
@@ -552,6 +628,8 @@ macro_rules! wallet_conformance {
             takes_back_what_nobody_redeemed
             redeems_its_own_token
             states_the_fee
+            merges_many_proofs_into_few
+            asks_a_mint_what_it_does
             redeems_what_is_locked_to_it
             a_thief_gets_no_locked_money
             takes_back_after_the_locktime

@@ -5,7 +5,7 @@
 //! counts what it was asked. Invoices say themselves what becomes of them:
 //! [`invoice`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,12 +17,14 @@ use sha2::{Digest, Sha256};
 use super::locks::{face_for, input_fee, is_point};
 use super::token::{MAX_PROOFS, normalise, payment_id};
 use super::{
-    LockTo, Melt, MeltQuote, MintFacts, MintQuote, MintUrl, PendingSend, ProofsState, Recovery,
-    Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet, WalletError,
+    Call, LockTo, Melt, MeltQuote, MintFacts, MintProbe, MintQuote, MintUrl, PendingSend,
+    ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo, Unit, Wallet,
+    WalletError,
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Conditions, Kind, LockKey};
+use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
 use crate::protocol::MAX_TOKEN;
 
@@ -32,6 +34,12 @@ pub use melts::{Fate, invoice, stale_invoice};
 
 /// What the fake's tokens begin with.
 const PREFIX: &str = "fakecash";
+
+/// Inputs of one request, as real mints bound them.
+const MAX_INPUTS: usize = 1000;
+
+/// What such a mint says that it does (NUT-06).
+const NUTS: [u16; 10] = [4, 5, 7, 8, 9, 10, 11, 12, 14, 20];
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FakeProof {
@@ -117,6 +125,12 @@ struct MintState {
     expiry: Option<Timestamp>,
     fail_invoice: Option<WalletError>,
     lose_collect: bool,
+    lose_merge: bool,
+    merges: u32,
+    /// NUTs that it does not do.
+    lacks: Vec<u16>,
+    expires_at: Option<Timestamp>,
+    calls: Vec<Call>,
 }
 
 /// An invoice of the fake.
@@ -267,6 +281,26 @@ impl FakeMint {
         self.lock().invoices.len()
     }
 
+    /// The next time that proofs are merged, they are, and the answer is lost.
+    pub fn lose_next_merge(&self) {
+        self.lock().lose_merge = true;
+    }
+
+    /// How often proofs were to be merged.
+    pub fn merges(&self) -> u32 {
+        self.lock().merges
+    }
+
+    /// From now on it says that it does not do these NUTs, and all others.
+    pub fn set_lacks(&self, nuts: &[u16]) {
+        self.lock().lacks = nuts.to_vec();
+    }
+
+    /// When its keyset expires.
+    pub fn set_keyset_expiry(&self, at: Option<Timestamp>) {
+        self.lock().expires_at = at;
+    }
+
     /// A new token over `amount` in sat (rounded up), in nobody's wallet.
     pub fn token(&self, amount: Msat) -> String {
         self.issue("sat", amount.sat_ceil(), None).encode()
@@ -356,7 +390,16 @@ impl FakeMint {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if self.lock().down {
+        let mut state = self.lock();
+        let failed = state.down.then(|| "connection refused".to_owned());
+        state.calls.push(Call {
+            took: delay,
+            failed,
+        });
+        if state.calls.len() > 64 {
+            state.calls.remove(0);
+        }
+        if state.down {
             return Err(WalletError::MintDown("connection refused".to_owned()));
         }
         Ok(())
@@ -400,7 +443,12 @@ fn in_msat(unit: &Unit, amount: u64) -> Result<Msat, WalletError> {
 
 #[derive(Debug, Default)]
 struct Books {
-    holdings: BTreeMap<(MintUrl, Unit), Msat>,
+    /// Proofs of ours, in pieces of the unit, by a number of our own.
+    holdings: BTreeMap<(MintUrl, Unit), BTreeMap<u64, u64>>,
+    /// The next proof's number.
+    next: u64,
+    /// Numbers of proofs of keysets that the mint has turned away from.
+    idle: BTreeSet<u64>,
     done: BTreeMap<PaymentId, Redeemed>,
     sent: BTreeMap<PaymentId, PendingSend>,
     /// What was made of invoices, by the mint's name of them.
@@ -415,6 +463,58 @@ enum Key {
     Lock,
     Refund(u64),
     Claim(u64),
+}
+
+impl Books {
+    /// What lies there.
+    fn sum(&self, purse: &(MintUrl, Unit)) -> Result<Msat, WalletError> {
+        let held = self.holdings.get(purse).into_iter().flatten();
+        let sum = held.fold(0u64, |sum, (_, piece)| sum.saturating_add(*piece));
+        in_msat(&purse.1, sum)
+    }
+
+    /// Proofs over so many pieces, in powers of two.
+    fn put(&mut self, purse: (MintUrl, Unit), units: u64) {
+        for piece in split(units) {
+            self.next += 1;
+            let number = self.next;
+            self.holdings
+                .entry(purse.clone())
+                .or_default()
+                .insert(number, piece);
+        }
+    }
+
+    /// Takes proofs out, the largest first, that pay `face` and what the mint takes
+    /// for them. Gives what it takes; what is left over stays.
+    fn take(&mut self, purse: &(MintUrl, Unit), face: u64, ppk: u64) -> Result<Msat, WalletError> {
+        let held = self.holdings.entry(purse.clone()).or_default();
+        let mut all: Vec<(u64, u64)> = held.iter().map(|(id, piece)| (*piece, *id)).collect();
+        all.sort_unstable_by_key(|one| std::cmp::Reverse(*one));
+        let (mut sum, mut used) = (0u64, Vec::new());
+        let mut fee = input_fee(ppk, 1);
+        for (piece, id) in all {
+            if sum >= face.saturating_add(fee) {
+                break;
+            }
+            sum = sum.saturating_add(piece);
+            used.push(id);
+            fee = input_fee(ppk, used.len() as u64);
+        }
+        let need = face.saturating_add(fee);
+        let Some(left) = sum.checked_sub(need) else {
+            return Err(WalletError::NoBalance {
+                have: in_msat(&purse.1, sum)?,
+                need: in_msat(&purse.1, need)?,
+            });
+        };
+        if used.len() > MAX_INPUTS {
+            return Err(WalletError::Refused("too many inputs".to_owned()));
+        }
+        held.retain(|id, _| !used.contains(id));
+        self.put(purse.clone(), left);
+        in_msat(&purse.1, fee)
+    }
 }
 
 /// A wallet in memory at some [`FakeMint`]s. Keep it over a simulated restart:
@@ -453,12 +553,22 @@ impl FakeWallet {
     }
 
     fn credit(&self, mint: &MintUrl, unit: &Unit, amount: Msat) {
+        let units = amount.get() / unit.piece().get();
+        self.lock().put((mint.clone(), unit.clone()), units);
+    }
+
+    /// The mint signs with another keyset from now on: what the wallet has there
+    /// is of one that it does not use any more.
+    pub fn rotate(&self, mint: &MintUrl) {
         let mut books = self.lock();
-        let held = books
-            .holdings
-            .entry((mint.clone(), unit.clone()))
-            .or_default();
-        *held = held.checked_add(amount).unwrap_or(*held);
+        let here = books.holdings.iter().filter(|((at, _), _)| at == mint);
+        let idle: Vec<u64> = here.flat_map(|(_, purse)| purse.keys().copied()).collect();
+        books.idle.extend(idle);
+    }
+
+    /// How many proofs it has in all.
+    pub fn proofs(&self) -> usize {
+        self.lock().holdings.values().map(BTreeMap::len).sum()
     }
 
     fn mint(&self, url: &MintUrl) -> Result<&FakeMint, WalletError> {
@@ -746,18 +856,8 @@ impl Wallet for FakeWallet {
             units
         };
         let face = in_msat(unit, face_units)?;
-        let fee = in_msat(unit, input_fee(ppk, 1))?;
-        let need = face.checked_add(fee).ok_or(WalletError::TooSmall)?;
-        {
-            let mut books = self.lock();
-            let held = books
-                .holdings
-                .entry((mint.clone(), unit.clone()))
-                .or_default();
-            *held = held
-                .checked_sub(need)
-                .ok_or(WalletError::NoBalance { have: *held, need })?;
-        }
+        let purse = (mint.clone(), unit.clone());
+        let fee = self.lock().take(&purse, face_units, ppk)?;
         let name = super::token::unit_name(unit);
         let token = fake.issue(name, face_units, None).encode();
         let info = self.inspect(&token)?;
@@ -888,7 +988,87 @@ impl Wallet for FakeWallet {
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {
-        Ok(self.lock().holdings.clone())
+        let books = self.lock();
+        let sums = books.holdings.iter().map(|(purse, held)| {
+            let sum = held
+                .values()
+                .fold(0u64, |sum, piece| sum.saturating_add(*piece));
+            Ok((purse.clone(), in_msat(&purse.1, sum)?))
+        });
+        sums.collect()
+    }
+
+    async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError> {
+        let ppk = self.mint(mint)?.lock().fee_ppk;
+        let books = self.lock();
+        let held = books.holdings.get(&(mint.clone(), unit.clone()));
+        let pieces = held.into_iter().flatten().map(|(id, piece)| {
+            Ok(Piece {
+                y: id.to_string(),
+                amount: in_msat(unit, *piece)?,
+                ppk,
+                active: !books.idle.contains(id),
+            })
+        });
+        pieces.collect()
+    }
+
+    async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError> {
+        let fake = self.mint(mint)?;
+        fake.ask().await?;
+        let (ppk, lost) = {
+            let mut state = fake.lock();
+            state.merges += 1;
+            (state.fee_ppk, std::mem::take(&mut state.lose_merge))
+        };
+        let ids: Vec<u64> = merge.ys.iter().filter_map(|y| y.parse().ok()).collect();
+        {
+            let mut books = self.lock();
+            let purse = (mint.clone(), unit.clone());
+            let held = books.holdings.entry(purse.clone()).or_default();
+            let there: Vec<u64> = ids.iter().filter_map(|id| held.get(id).copied()).collect();
+            if there.is_empty() {
+                return Ok(merge.fee);
+            }
+            let fee = input_fee(ppk, there.len() as u64);
+            let left = there.iter().sum::<u64>().checked_sub(fee);
+            let Some(left) = left.filter(|_| there.len() == ids.len()) else {
+                return Err(WalletError::Refused(
+                    "they are not there any more".to_owned(),
+                ));
+            };
+            held.retain(|id, _| !ids.contains(id));
+            books.put(purse, left);
+        }
+        if lost {
+            return Err(WalletError::OutcomeUnknown(
+                "the connection was closed".to_owned(),
+            ));
+        }
+        in_msat(unit, input_fee(ppk, ids.len() as u64))
+    }
+
+    async fn probe(&self, mint: &MintUrl) -> Result<MintProbe, WalletError> {
+        let facts = self.facts(mint).await?;
+        let state = self.mint(mint)?.lock();
+        let mut nuts = NUTS.to_vec();
+        nuts.retain(|nut| !state.lacks.contains(nut));
+        if state.keeps_no_locks {
+            nuts.retain(|nut| !matches!(nut, 10 | 11));
+        }
+        Ok(MintProbe {
+            facts,
+            nuts,
+            expires_at: state.expires_at,
+        })
+    }
+
+    fn calls(&self) -> Vec<(MintUrl, Call)> {
+        let each = self.mints.values().flat_map(|mint| {
+            let calls = std::mem::take(&mut mint.lock().calls);
+            calls.into_iter().map(|call| (mint.url(), call))
+        });
+        each.collect()
     }
 
     async fn pending_sends(&self) -> Result<Vec<PendingSend>, WalletError> {

@@ -6,6 +6,7 @@
 
 mod account;
 mod actor;
+mod calls;
 pub mod cdk_wallet;
 #[cfg(any(test, feature = "demo"))]
 pub mod conformance;
@@ -16,12 +17,14 @@ mod invoices;
 mod keysets;
 mod locks;
 mod melts;
+mod merge;
 mod outgoing;
 mod owner;
 mod recovery;
 mod restore;
 mod resync;
 pub mod seed;
+mod seen;
 mod sends;
 #[cfg(test)]
 mod tests;
@@ -37,9 +40,11 @@ use serde::{Deserialize, Serialize};
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
 use crate::core::payment::lock::{Conditions, LockKey};
+use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
 
 pub use crate::core::payment::lock::LockTo;
+pub use calls::{Call, MintProbe};
 pub use invoices::{MintQuote, amount_of};
 pub use locks::{face_for, is_point, lock_key_of};
 pub use outgoing::{Invoice, MAX_INVOICE, Melt, MeltQuote, read_invoice};
@@ -164,6 +169,16 @@ pub struct MintFacts {
     /// at locked money again (NUT-07, NUT-09). At others a lock is worth nothing.
     #[serde(default)]
     pub locks: bool,
+}
+
+impl Unit {
+    /// What one piece of it is worth.
+    pub const fn piece(&self) -> Msat {
+        match self {
+            Self::Sat => Msat::new(crate::core::money::MSAT_PER_SAT),
+            Self::Msat => Msat::new(1),
+        }
+    }
 }
 
 /// What went wrong with a token, a mint or the wallet, by what may be done.
@@ -431,6 +446,35 @@ pub trait Wallet: Send + Sync {
     /// # Errors
     /// `Store`.
     async fn forget_invoice(&self, quote: &MintQuote) -> Result<(), WalletError>;
+
+    /// The proofs that can be spent at `mint` in this unit, in no order. The mint
+    /// may be asked for its keysets.
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`, `Refused`, `Store`.
+    async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError>;
+
+    /// Swaps proofs of ours for as few as can be (NUT-03), and gives what that
+    /// cost. Write `merge` down before: called again with the same it finds out
+    /// whether they were swapped, and swaps them where they were not, so that it
+    /// may be called until it answers.
+    ///
+    /// # Errors
+    /// `Refused`: some of them were spent otherwise meanwhile, or the mint
+    /// refuses; nothing happened, and it need not be called again. `MintDown`,
+    /// `Store`: nothing was sent. `OutcomeUnknown`: call it again.
+    async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError>;
+
+    /// Asks the mint anew what it offers and charges (NUT-01, NUT-02, NUT-06).
+    ///
+    /// # Errors
+    /// `MintNotAccepted`, `MintDown`; `Refused`: it has a keyset id that is
+    /// another mint's.
+    async fn probe(&self, mint: &MintUrl) -> Result<MintProbe, WalletError>;
+
+    /// What came of the requests to mints since this was last called: the newest
+    /// of each mint, 64 at most, oldest first.
+    fn calls(&self) -> Vec<(MintUrl, Call)>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

@@ -4,6 +4,7 @@
 use super::cdk_wallet::{Actor, CdkWallet};
 use super::{MintUrl, PendingSend, ProofsState, Redeemed, Unit, Wallet, WalletError};
 use crate::core::money::Msat;
+use crate::core::purse::{AT_ONCE, Merge, fee};
 
 /// Proofs beyond this number are worth a swap into fewer.
 const MANY_PROOFS: usize = 32;
@@ -83,10 +84,17 @@ impl CdkWallet {
     /// # Errors
     /// As [`send`](Wallet::send).
     pub async fn consolidate(&self, mint: &MintUrl, unit: &Unit) -> Result<(), WalletError> {
-        let actor = self.at(mint, unit)?;
-        self.order(&actor, |account| {
-            Box::pin(async move { account.consolidate(MANY_PROOFS).await })
-        })
-        .await
+        let pieces = self.pieces(mint, unit).await?;
+        if pieces.len() <= MANY_PROOFS {
+            return Ok(());
+        }
+        for part in pieces.chunks(AT_ONCE) {
+            let merge = Merge {
+                ys: part.iter().map(|piece| piece.y.clone()).collect(),
+                fee: fee(part, unit.piece()).ok_or(WalletError::TooSmall)?,
+            };
+            self.merge(mint, unit, &merge).await?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use cdk::nuts::{BlindedMessage, PreMintSecrets, ProofsMethods, PublicKey, RestoreRequest};
+use cdk::nuts::{BlindedMessage, PreMintSecrets, ProofsMethods, PublicKey, RestoreRequest, State};
 use cdk_common::wallet::{
     OperationData, ReceiveOperationData, ReceiveSagaState, SendSagaState, SwapOperationData,
     TransactionId, TransactionStatus, WalletSaga, WalletSagaState,
@@ -64,11 +64,31 @@ impl Account {
             Err(WalletError::Store(why)) => return Err(WalletError::Store(why)),
             Err(_) => found.unfinished += 1,
         }
+        self.forget_spent().await?;
         Ok(found)
     }
 
+    /// Removes proofs that we have spent ourselves. cdk keeps them for ever, and
+    /// reads them all whenever it looks for one that can be spent.
+    async fn forget_spent(&self) -> Result<(), WalletError> {
+        let (mint, unit) = (self.wallet.mint_url.clone(), self.wallet.unit.clone());
+        let spent = Some(vec![State::Spent]);
+        let spent = self.store.get_proofs(Some(mint), Some(unit), spent, None);
+        let spent = spent.await.map_err(store)?;
+        if spent.is_empty() {
+            return Ok(());
+        }
+        let open: Vec<uuid::Uuid> = self.sagas().await?.iter().map(|saga| saga.id).collect();
+        let is_open = |id: &uuid::Uuid| open.contains(id);
+        let over = spent
+            .into_iter()
+            .filter(|proof| !proof.used_by_operation.as_ref().is_some_and(is_open));
+        let ys: Vec<PublicKey> = over.map(|proof| proof.y).collect();
+        self.store.update_proofs(vec![], ys).await.map_err(store)
+    }
+
     /// Ends the open sagas, as far as the mint answers.
-    async fn settle(&self) -> Result<Recovery, WalletError> {
+    pub(super) async fn settle(&self) -> Result<Recovery, WalletError> {
         let (before, waiting) = self.unfinished().await?;
         if before.is_empty() {
             // cdk would ask about each of them in a request of its own.

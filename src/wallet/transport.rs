@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use url::Url;
 
+use super::calls::Calls;
+
 /// A mint's client: paced, with a time limit, and counting.
 pub(super) type Client = BaseHttpClient<RateLimitedTransport<Guarded>>;
 
@@ -65,14 +67,16 @@ pub(super) struct Guarded {
     inner: Async,
     timeout: Duration,
     sent: Sent,
+    calls: Calls,
 }
 
 impl Guarded {
-    pub(super) fn new(timeout: Duration, sent: Sent) -> Self {
+    pub(super) fn new(timeout: Duration, sent: Sent, calls: Calls) -> Self {
         Self {
             inner: Async::default(),
             timeout,
             sent,
+            calls,
         }
     }
 
@@ -80,19 +84,40 @@ impl Guarded {
         &self,
         request: impl Future<Output = Result<T, HttpError>> + Send,
     ) -> Result<T, HttpError> {
-        match tokio::time::timeout(self.timeout, request).await {
+        let call = self.calls.begin();
+        let result = match tokio::time::timeout(self.timeout, request).await {
             Ok(Err(HttpError::Connection(why))) => Err(HttpError::Other(why)),
             Ok(Err(HttpError::Timeout)) | Err(_) => {
                 Err(HttpError::Other("no answer in time".to_owned()))
             }
             Ok(result) => result,
-        }
+        };
+        call.end(result.as_ref().err().and_then(failed));
+        result
     }
 
     /// Connects and hangs up. Where that fails, the request itself need not be
     /// sent, and it is known that nothing was.
     async fn knock(&self, url: &Url) -> Result<(), HttpError> {
-        knock(url, self.timeout).await.map_err(HttpError::Other)
+        let call = self.calls.begin();
+        let done = knock(url, self.timeout).await;
+        match &done {
+            // The request that follows tells.
+            Ok(()) => call.forget(),
+            Err(why) => call.end(Some(why.clone())),
+        }
+        done.map_err(HttpError::Other)
+    }
+}
+
+/// Why this error is the mint's, or the way's, and no answer: one sentence.
+fn failed(error: &HttpError) -> Option<String> {
+    match error {
+        // An error of its own is an answer; of a server, or one that has too much
+        // to do, it is not.
+        HttpError::Status { status, .. } if *status < 500 && *status != 429 => None,
+        HttpError::Status { status, .. } => Some(format!("it answers with HTTP status {status}")),
+        other => Some(other.to_string()),
     }
 }
 
@@ -137,7 +162,12 @@ impl HttpTransport for Guarded {
         url: Url,
         auth: Option<AuthToken>,
     ) -> Result<RawResponse, HttpError> {
-        self.limited(self.inner.http_get_raw(url, auth)).await
+        let answer = self.limited(self.inner.http_get_raw(url, auth)).await?;
+        if answer.is_server_error() {
+            let why = format!("it answers with HTTP status {}", answer.status());
+            self.calls.begin().end(Some(why));
+        }
+        Ok(answer)
     }
 
     async fn http_post<P, R>(

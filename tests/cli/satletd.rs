@@ -71,6 +71,7 @@ fn help_of_every_command_names_its_options() {
         (vec!["leases", "--help"], "--json"),
         (vec!["money", "--help"], "may have to go back"),
         (vec!["withdraw", "--help"], "is paid once"),
+        (vec!["mints", "--help"], "locked tokens"),
         (vec!["offer", "--help"], "--json"),
     ] {
         let output = satletd(dir.path(), &command);
@@ -130,7 +131,7 @@ fn check_says_everything_that_is_wrong_at_once() {
     let said = text(&output.stderr);
     assert!(said.contains("Did you mean \"tiers\"?"), "{said}");
     // Every command that needs the configuration says the same.
-    for command in ["run", "leases", "money", "offer"] {
+    for command in ["run", "leases", "money", "mints", "offer"] {
         let output = satletd(dir.path(), &[command, "--config", path]);
         assert_eq!(output.status.code(), Some(3), "{command}: {output:?}");
     }
@@ -179,7 +180,7 @@ fn secrets_that_others_can_read_stop_every_command() {
 
 #[test]
 fn leases_and_money_without_a_daemon_have_an_exit_code_of_their_own() {
-    for command in ["leases", "money"] {
+    for command in ["leases", "money", "mints"] {
         let (output, _dir) = with_config(&[command, "--json"]);
         assert_eq!(output.status.code(), Some(5), "{output:?}");
         assert!(output.stdout.is_empty());

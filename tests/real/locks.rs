@@ -10,17 +10,17 @@ use tempfile::TempDir;
 
 use crate::support::servers::Nutshell;
 
-struct NutshellBench {
+pub(super) struct NutshellBench {
     _dir: TempDir,
     _mint: Nutshell,
-    url: MintUrl,
-    wallet: CdkWallet,
+    pub(super) url: MintUrl,
+    pub(super) wallet: CdkWallet,
     other: CdkWallet,
-    payer: CdkWallet,
+    pub(super) payer: CdkWallet,
 }
 
 impl NutshellBench {
-    async fn start() -> Result<Self, String> {
+    pub(super) async fn start() -> Result<Self, String> {
         let mint = Nutshell::start(Nutshell::program()?).await;
         let dir = tempfile::tempdir().unwrap();
         let url = MintUrl(mint.url());

@@ -14,6 +14,7 @@ mod isolation;
 mod locks;
 mod lost;
 mod melts;
+mod mints;
 mod network;
 mod old_client;
 mod paygress;

@@ -145,6 +145,7 @@ fn terms(mint: &str) -> Vec<MintTerms> {
         url: mint.to_owned(),
         units: vec!["sat".to_owned()],
         input_fee_ppk: None,
+        state: None,
     }]
 }
 

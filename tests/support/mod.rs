@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub mod clients;
+pub mod coins;
 pub mod elder;
 pub mod engine;
 pub mod local_backend;

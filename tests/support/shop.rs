@@ -34,6 +34,7 @@ use satlet::provider::settings::{
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
 use satlet::relay::{Channel, InboxStore, Incoming};
+use satlet::wallet::Wallet;
 use satlet::wallet::fake::{FakeMint, FakeWallet};
 
 /// The mint that the shop accepts.
@@ -54,6 +55,8 @@ pub struct Shop {
     pub engine: FakeEngine,
     pub ports: FakePorts,
     pub settings: Settings,
+    /// Used in place of `wallet`, where there is one.
+    pub purse: Option<Arc<dyn Wallet>>,
     running: Option<Running>,
     clock: TokioClock,
 }
@@ -140,6 +143,7 @@ pub fn settings(dir: &std::path::Path, mint: &str) -> Settings {
         mints: vec![MintSetting {
             url: mint.to_owned(),
             requests_per_minute: 6000,
+            ..MintSetting::default()
         }],
         fiat: Fiat::default(),
         tiers: vec![tier("small", 1, 100), tier("large", 4, 400)],
@@ -201,6 +205,14 @@ impl Shop {
 
     /// An open shop with other settings.
     pub async fn open_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::open_at(None, change).await
+    }
+
+    /// An open shop with another wallet, whose mint is among its settings.
+    pub async fn open_at(
+        purse: Option<Arc<dyn Wallet>>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mint = FakeMint::new(MINT);
         let mut settings = settings(dir.path(), MINT);
@@ -216,6 +228,7 @@ impl Shop {
             dir,
             mint,
             settings,
+            purse,
             running: None,
             clock,
         };
@@ -237,7 +250,10 @@ impl Shop {
         let ctx = Ctx::new(Parts {
             settings: self.settings.clone(),
             ledger,
-            wallet: Arc::new(self.wallet.clone()),
+            wallet: match &self.purse {
+                Some(purse) => Arc::clone(purse),
+                None => Arc::new(self.wallet.clone()),
+            },
             backend: Arc::new(backend),
             clock: Arc::new(self.clock),
             keys: nostr_sdk::Keys::generate(),

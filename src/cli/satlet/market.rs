@@ -279,10 +279,14 @@ fn quote_text(quote: &QuoteAnswer) -> String {
 }
 
 fn mint_text(mint: &MintTerms) -> String {
-    match mint.input_fee_ppk {
+    let text = match mint.input_fee_ppk {
         Some(0) => format!("{} (no fee)", mint.url),
         Some(ppk) => format!("{} (fee {ppk}/1000 per proof)", mint.url),
         None => mint.url.clone(),
+    };
+    match &mint.state {
+        Some(state) => format!("{text} [{state}]"),
+        None => text,
     }
 }
 

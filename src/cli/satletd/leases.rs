@@ -1,34 +1,16 @@
 //! `satletd leases`.
 
+use super::ask::show;
 use super::output::{Output, clean, table};
-use super::{ConfigArg, Exit, load, runtime};
+use super::{ConfigArg, Exit};
 use crate::config::units::show_duration;
 use crate::protocol::reply::LeaseState;
-use crate::provider::control::{Ask, ControlError, LeaseView, ask};
+use crate::provider::control::{Ask, LeaseView};
 
 pub(super) fn leases(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
-    let config = match load(output, arg) {
-        Ok(config) => config,
-        Err(exit) => return Ok(exit),
-    };
-    let asked = runtime()?.block_on(ask::<Vec<LeaseView>>(
-        &config.settings.data_dir,
-        Ask::Leases,
-    ));
-    match asked {
-        Ok(leases) if json => output.json(&leases)?,
-        Ok(leases) => {
-            for line in render(&leases) {
-                output.line(&line)?;
-            }
-        }
-        Err(error @ ControlError::NotRunning(_)) => {
-            output.tell(&format!("{error}; start it with `satletd run`."));
-            return Ok(Exit::NotRunning);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(Exit::Done)
+    show(output, arg, Ask::Leases, json, |leases: &Vec<LeaseView>| {
+        render(leases)
+    })
 }
 
 pub(super) fn render(leases: &[LeaseView]) -> Vec<String> {

@@ -9,9 +9,11 @@
 //! | 4 | `check`: the host is not fit; with `--strict` also for warnings |
 //! | 5 | no daemon runs, where one is needed |
 
+mod ask;
 mod check;
 mod init;
 mod leases;
+mod mints;
 mod money;
 mod offer;
 mod output;
@@ -186,6 +188,18 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how the mints are: whether they are fit, fast and not too full.
+    ///
+    /// New leases are paid only at mints that are well; one that is degraded takes
+    /// locked tokens. Refunds are made at all of them.
+    Mints {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// One JSON array on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the offer: what the running daemon publishes, or what would be published.
     Offer {
         /// Which configuration.
@@ -234,6 +248,7 @@ pub fn main(args: &Args) -> ExitCode {
             };
             withdraw::withdraw(&mut output, config, wanted, *json)
         }
+        Command::Mints { config, json } => mints::mints(&mut output, config, *json),
         Command::Offer { config, json } => offer::offer(&mut output, config, *json),
     };
     let exit = done.unwrap_or_else(|error| {

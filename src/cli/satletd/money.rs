@@ -1,30 +1,15 @@
 //! `satletd money`.
 
+use super::ask::show;
 use super::output::{Output, clean, table};
-use super::{ConfigArg, Exit, load, runtime};
+use super::{ConfigArg, Exit};
 use crate::core::money::Msat;
-use crate::provider::control::{Ask, ControlError, MoneyView, PoolView, PurseView, ask};
+use crate::provider::control::{Ask, MoneyView, PoolView, PurseView};
 
 pub(super) fn money(output: &mut Output<'_>, arg: &ConfigArg, json: bool) -> anyhow::Result<Exit> {
-    let config = match load(output, arg) {
-        Ok(config) => config,
-        Err(exit) => return Ok(exit),
-    };
-    let asked = runtime()?.block_on(ask::<MoneyView>(&config.settings.data_dir, Ask::Money));
-    match asked {
-        Ok(money) if json => output.json(&money)?,
-        Ok(money) => {
-            for line in render(&money) {
-                output.line(&line)?;
-            }
-        }
-        Err(error @ ControlError::NotRunning(_)) => {
-            output.tell(&format!("{error}; start it with `satletd run`."));
-            return Ok(Exit::NotRunning);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(Exit::Done)
+    show(output, arg, Ask::Money, json, |money: &MoneyView| {
+        render(money)
+    })
 }
 
 pub(super) fn render(money: &MoneyView) -> Vec<String> {
@@ -111,6 +96,11 @@ fn rows(purse: &PurseView) -> Vec<Vec<String>> {
             "what payments on their way may take",
         ),
         sum("mint fees", purse.mint_fees_msat, "what the mint kept"),
+        sum(
+            "merging",
+            purse.merge_fees_msat,
+            "what the mint kept for making few proofs of many",
+        ),
     ]
 }
 

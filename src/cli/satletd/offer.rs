@@ -76,6 +76,7 @@ async fn would_be(config: &Config) -> anyhow::Result<Offer> {
         url: mint.url.clone(),
         units: vec!["sat".to_owned()],
         input_fee_ppk: None,
+        state: None,
     });
     let facts = OfferFacts {
         provider: PublicKey::from_bytes(keys.public_key().to_bytes()),
@@ -122,7 +123,7 @@ fn differences(config: &Config, offer: &Offer) -> Vec<&'static str> {
     [
         ("hostname", offer.hostname == settings.hostname),
         ("location", offer.location == settings.location),
-        ("mints", offer.whitelisted_mints == mints),
+        ("mints", accepted(offer) == mints),
         ("tiers", tiers_as_in_file),
         ("relays", satlet.is_none_or(|s| s.relays == settings.relays)),
         (
@@ -161,10 +162,31 @@ fn render(offer: &Offer) -> Vec<String> {
                 satlet.not_enforced.join(", ")
             ));
         }
-        lines.push(format!("mints    {}", offer.whitelisted_mints.join(", ")));
+        lines.push(format!("mints    {}", mints(offer)));
         lines.extend(tiers(satlet));
     }
     lines
+}
+
+/// The mints of an offer, whether they are well or not.
+fn accepted(offer: &Offer) -> Vec<String> {
+    let satlet = offer.satlet.as_ref();
+    match satlet {
+        Some(satlet) => satlet.mints.iter().map(|mint| mint.url.clone()).collect(),
+        None => offer.whitelisted_mints.clone(),
+    }
+}
+
+/// The same for people.
+fn mints(offer: &Offer) -> String {
+    let Some(satlet) = &offer.satlet else {
+        return offer.whitelisted_mints.join(", ");
+    };
+    let shown = satlet.mints.iter().map(|mint| match &mint.state {
+        Some(state) => format!("{} ({})", mint.url, clean(state)),
+        None => mint.url.clone(),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn tiers(satlet: &Extension) -> Vec<String> {

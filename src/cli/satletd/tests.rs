@@ -181,6 +181,7 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
         payout_fees_msat: Msat::new(2_000),
         leaving_msat: Msat::ZERO,
         mint_fees_msat: Msat::new(3_000),
+        merge_fees_msat: Msat::ZERO,
         short_msat: Msat::ZERO,
         short_since: None,
         unexplained_msat: Msat::new(9_000),
@@ -231,6 +232,41 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
     assert_eq!(lines[0], "The pool (7 per cent)");
     assert!(line(&lines, "balance").contains("1.5 sat"), "{lines:?}");
     assert!(line(&lines, "returned").contains("0.5 sat"), "{lines:?}");
+}
+
+#[test]
+fn mints_are_shown_with_what_they_say_of_themselves_escaped() {
+    use crate::core::mint::Standing;
+    use crate::core::money::Msat;
+    use crate::core::time::Timestamp;
+    use crate::provider::control::MintView;
+
+    let mint = MintView {
+        mint: "https://mint.example.org".to_owned(),
+        state: Standing::Paused,
+        why: "the last one: no\u{1b}[2J".to_owned(),
+        since: Timestamp::from_secs(1_790_000_000),
+        latency_ms: Some(812),
+        failing_per_thousand: 683,
+        input_fee_ppk: None,
+        max_input_fee_ppk: 1000,
+        nuts: vec![7, 9],
+        keyset_expires_at: None,
+        exposure_msat: Msat::new(150_000),
+        max_exposure_msat: Some(Msat::new(100_000)),
+        probed_at: None,
+    };
+    let lines = mints::render(std::slice::from_ref(&mint));
+    assert_eq!(lines[0], "https://mint.example.org");
+    let line = |name: &str| {
+        let found = lines.iter().find(|line| line.trim().starts_with(name));
+        found.unwrap_or_else(|| panic!("no {name}: {lines:?}"))
+    };
+    assert!(line("state").contains("no\\u{1b}[2J"));
+    assert!(line("answers in").contains("812 ms"));
+    assert!(line("failing").contains("68 %"));
+    assert!(line("fee").contains("not known yet"));
+    assert!(line("exposure").contains("150 sat of 100 sat"));
 }
 
 #[test]

@@ -125,8 +125,14 @@ pub struct Lease {
     /// Where its money lies.
     #[serde(default, skip_serializing_if = "Purses::is_empty")]
     pub purses: Purses,
-    /// All payments for it, the first one first.
+    /// Payments of which something may still come, or whose request waits for its
+    /// answer, the first one first.
     pub payments: Vec<PaymentId>,
+    /// How many were taken for it besides, and are done with. The ledger keeps
+    /// them in a table of their own, so that a change of a lease that was paid a
+    /// thousand times reads and writes as much as that of any other.
+    #[serde(default, skip_serializing_if = "none")]
+    pub payments_done: u64,
     /// Money that goes back.
     pub refunds: Vec<Refund>,
     /// The owner's key that tokens of refunds are locked to; `None`: they are not.
@@ -283,6 +289,7 @@ impl Lease {
             purse: None,
             purses: Purses::default(),
             payments: Vec::new(),
+            payments_done: 0,
             refunds: Vec::new(),
             refund_key: None,
             gift: None,
@@ -556,6 +563,12 @@ impl Lease {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn nothing(amount: &Msat) -> bool {
     amount.is_zero()
+}
+
+/// As [`nothing`], for a count.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Whether it is at its end.

@@ -39,6 +39,9 @@ impl Queries for Fixed {
     async fn money(&self) -> Result<MoneyView, String> {
         Ok(MoneyView::default())
     }
+    async fn mints(&self) -> Result<Vec<MintView>, String> {
+        Ok(Vec::new())
+    }
     async fn reload(&self) -> Result<ReloadView, String> {
         Err("the file is bad".to_owned())
     }

@@ -32,6 +32,7 @@ pub(super) async fn handle(
     tier.sell(cost)
         .map_err(|error| refuse::price(error, crate::core::money::Msat::ZERO))?;
     room(ctx, &ctx.ledger().held(), owner, tier)?;
+    ctx.mints.any_open()?;
     let can = ctx.parts.backend.capabilities();
     Ok(Handled::from(Answer::Quote(QuoteAnswer {
         quote_id: id,
@@ -117,6 +118,7 @@ pub(in crate::provider) async fn mint_terms(ctx: &Ctx) -> Vec<MintTerms> {
             .as_ref()
             .map_or(vec![Unit::Sat], |facts| facts.units.clone());
         MintTerms {
+            state: ctx.mints.state(&url),
             url,
             units: units.iter().map(unit_name).collect(),
             input_fee_ppk: facts.map(|facts| facts.input_fee_ppk),

@@ -81,7 +81,7 @@ pub(in crate::provider) async fn priced(
     text: &str,
     locks: Locks,
 ) -> Result<Priced, Refusal> {
-    let (info, net) = token(ctx, text, locks).await?;
+    let (info, net) = token(ctx, text, locks, Purpose::Spawn).await?;
     let fee = info.face.saturating_sub(net);
     let sold = accepted.tier.sell(net);
     sold.map_err(|error| refuse::price(error, fee))?;
@@ -150,11 +150,12 @@ pub(super) fn put_lease(
 }
 
 /// Reads the token and finds out what it will give. A lock that cannot be relied
-/// on is refused before the mint is asked anything.
+/// on, and a mint that is not well, are refused before the mint is asked anything.
 pub(super) async fn token(
     ctx: &Ctx,
     token: &str,
     locks: Locks,
+    purpose: Purpose,
 ) -> Result<(TokenInfo, Msat), Refusal> {
     let mints: Vec<_> = ctx
         .settings()
@@ -176,6 +177,7 @@ pub(super) async fn token(
     let (key, margin) = (wallet.lock_key(), ctx.settings().timing.lock_margin());
     lock::accept(&info.locks, std::slice::from_ref(&key), ctx.now(), margin)
         .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+    ctx.mints.takes(&info, purpose)?;
     let asked = tokio::time::timeout(ctx.settings().timing.mint, wallet.net_of(token)).await;
     let net = asked
         .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))

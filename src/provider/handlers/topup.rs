@@ -35,7 +35,7 @@ pub(in crate::provider) async fn handle(
     if !lease.takes_topup() {
         return Err(refuse::no_topup(&lease));
     }
-    let (info, net) = token(ctx, text, locks).await?;
+    let (info, net) = token(ctx, text, locks, Purpose::Topup).await?;
     let fee = info.face.saturating_sub(net);
     fits(&lease, net, fee, ctx.now())?;
     let mut payment = payment(ctx, &lease, id, Purpose::Topup, &info, text);

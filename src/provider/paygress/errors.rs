@@ -34,7 +34,7 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         | Code::RequestExpired
         | Code::InvoiceExpired
         | Code::Draining => ErrorType::ProvisioningError,
-        Code::MintDown => ErrorType::MintNetworkError,
+        Code::MintDown | Code::MintPaused => ErrorType::MintNetworkError,
         Code::MintRefused => ErrorType::MintError,
         Code::ImageUnavailable | Code::ProvisioningFailed | Code::Internal | Code::Other(_) => {
             ErrorType::BackendError

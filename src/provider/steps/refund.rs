@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::{Taken, change, operation};
 use crate::core::lease::{Lease, Refund, RefundState};
 use crate::core::money::Msat;
+use crate::core::purse::{Piece, fee};
 use crate::ledger::LedgerError;
 use crate::provider::ctx::Ctx;
+use crate::provider::merges::{self, Need};
 use crate::wallet::{MintUrl, SentToken, Unit, WalletError};
 
 mod locked;
@@ -26,6 +28,10 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     }
     // Until it is booked, or not made, its token is nobody's stray.
     let _sending = ctx.sends.begin();
+    let mint = MintUrl(refund.mint.clone());
+    let Some(_place) = merges::tidy(ctx, &mint, &unit_of(refund), Need::Send).await? else {
+        return Ok(Taken::TryLater);
+    };
     let key = match locked::key(ctx, lease, refund).await {
         Ok(key) => key,
         Err(error) => return Ok(again(lease, id, &error)),
@@ -68,16 +74,19 @@ async fn divide(
     locked: bool,
 ) -> Result<Taken, LedgerError> {
     tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
-    let mint = MintUrl(refund.mint.clone());
-    let asked = ctx.parts.wallet.facts(&mint);
-    let Ok(Ok(facts)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
+    let (mint, unit) = (MintUrl(refund.mint.clone()), unit_of(refund));
+    let asked = ctx.parts.wallet.pieces(&mint, &unit);
+    let Ok(Ok(pieces)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
         return Ok(Taken::TryLater);
     };
-    let fee_units = fee_units(facts.input_fee_ppk, locked);
-    let part = match unit_of(refund) {
-        Unit::Msat => have.checked_sub(Msat::new(fee_units)),
-        Unit::Sat => Msat::from_sat(have.whole_sat().saturating_sub(fee_units)),
+    // All of them may be needed, and then each costs its fee.
+    let costs = fee(&pieces, unit.piece());
+    let costs = match locked {
+        // It is swapped once more; an amount takes few proofs.
+        true => costs.and_then(|costs| costs.checked_add(lock_costs(&pieces, &unit))),
+        false => costs,
     };
+    let part = costs.and_then(|costs| have.checked_sub(costs));
     // Less than half is not worth a token of its own.
     let half = refund.owed.get() / 2;
     let Some(part) = part.filter(|part| part.get() > half && *part < refund.owed) else {
@@ -91,6 +100,13 @@ async fn divide(
     })
     .await?;
     Ok(Taken::Done)
+}
+
+/// What locking it costs besides.
+fn lock_costs(pieces: &[Piece], unit: &Unit) -> Msat {
+    let ppk = pieces.iter().map(|piece| piece.ppk).max();
+    let units = fee_units(ppk.unwrap_or_default(), false);
+    unit.piece().checked_mul(units).unwrap_or_default()
 }
 
 /// What making a token costs, by estimate: a swap, and another one to lock it.

@@ -233,16 +233,16 @@ impl FakeWallet {
         }
         {
             let mut books = self.lock();
-            let held = books
-                .holdings
-                .entry((mint.clone(), unit.clone()))
-                .or_default();
-            let left = held.checked_sub(need);
-            let left = left.ok_or(WalletError::NoBalance { have: *held, need })?;
+            let purse = (mint.clone(), unit.clone());
+            let have = books.sum(&purse)?;
+            if have < need {
+                return Err(WalletError::NoBalance { have, need });
+            }
             if std::mem::take(&mut fake.lock().lightning.drop) {
                 return Err(unknown());
             }
-            *held = left;
+            // Its fee is in the quote.
+            books.take(&purse, need.get().div_ceil(unit.piece().get()), 0)?;
         }
         let lost = {
             let mut state = fake.lock();

@@ -14,6 +14,7 @@ async fn each_mint_gives_back_what_lies_there_and_no_purse_is_short() {
     house.settings.mints.push(MintSetting {
         url: other.url().0,
         requests_per_minute: 6000,
+        ..MintSetting::default()
     });
     house.start().await;
     let asker = Asker::start(&world).await;
