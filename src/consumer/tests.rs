@@ -30,6 +30,7 @@ use crate::relay::{Ack, Incoming};
 use crate::wallet::fake::{FakeMint, FakeWallet};
 use crate::wallet::{Unit, Wallet};
 
+mod gifts;
 mod history;
 mod lightning;
 mod locks;

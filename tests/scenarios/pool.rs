@@ -360,3 +360,37 @@ async fn whoever_pays_is_served_though_gifts_fill_the_rest() {
     let paid = shop.ask(key(9), spawn(shop.mint.token(sat(50)))).await;
     assert_eq!(paid.unwrap_err().code, Code::NoCapacity);
 }
+
+/// Every second of the gift and every workload, after a power cut at any moment.
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_at_any_moment_of_a_gift_loses_nothing_of_the_pool() {
+    for cut in 0..10u64 {
+        let mut shop = earned(1_000).await;
+        let (me, id, end) = (key(1), new_id(), new_id());
+        shop.engine.set_slow(Duration::from_millis(500));
+        shop.stored(me, body(id, gift())).await;
+        tokio::time::sleep(Duration::from_millis(cut * 150)).await;
+        shop.crash().await;
+        shop.start().await;
+        let Ok(Answer::Spawn(answer)) = shop.answer(me, id).await else {
+            panic!("cut {cut}")
+        };
+        assert_eq!(pool(&shop).await.given_msat, sat(60), "cut {cut}");
+        assert_eq!(shop.engine.workloads().len(), 1, "cut {cut}");
+        let lease = answer.status.lease;
+        pass(30).await;
+        shop.stored(me, body(end, stop(&lease))).await;
+        tokio::time::sleep(Duration::from_millis(cut * 150)).await;
+        shop.crash().await;
+        shop.start().await;
+        let Ok(Answer::Stop(answer)) = shop.answer(me, end).await else {
+            panic!("cut {cut}")
+        };
+        assert_eq!((answer.refund, answer.credit_msat), (None, Msat::ZERO));
+        assert!(answer.served_msat < sat(60), "cut {cut}");
+        assert_eq!(used(&shop).await, answer.served_msat, "cut {cut}");
+        assert!(shop.engine.workloads().is_empty(), "cut {cut}");
+        // It is over for the key as well.
+        assert!(quoted(&shop, me, None).await.gift_seconds.is_some());
+    }
+}
