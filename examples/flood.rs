@@ -34,7 +34,7 @@ use satlet::core::ids::{PublicKey, RequestId};
 use satlet::core::money::Msat;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::protocol::reply::{Message as Reply, Outcome};
-use satlet::protocol::request::{Ask, Funds, Request, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Request, Spawn, Wanted};
 use satlet::relay::convert::{key_from, key_to, now};
 use satlet::relay::inbox::{Inbox, InboxOptions};
 use satlet::relay::memory::MemoryInbox;
@@ -243,7 +243,8 @@ fn spawn(token: String) -> Ask {
             ssh_keys: vec![SSH_KEY.to_owned()],
             ..Wanted::default()
         },
-        funds: Funds::Token(token),
+        token,
+        invoice: None,
         quote_id: None,
     })
 }

@@ -17,7 +17,7 @@ use satlet::core::money::Msat;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::ledger::{Ledger, REQUESTS, WORKLOADS, request_key};
 use satlet::protocol::reply::{Access, Answer, Message, Outcome};
-use satlet::protocol::request::{Ask, Funds, Request, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Request, Spawn, Wanted};
 use satlet::provider::clock::SystemClock;
 use satlet::provider::ctx::{Ctx, Parts};
 use satlet::provider::dispatch::Dispatcher;
@@ -180,7 +180,8 @@ impl Shop {
         };
         let ask = Ask::Spawn(Spawn {
             wanted,
-            funds: Funds::Token(token),
+            token,
+            invoice: None,
             quote_id: None,
         });
         let message = Incoming {

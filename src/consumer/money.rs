@@ -19,7 +19,7 @@ use crate::core::time::Timestamp;
 use crate::protocol::reply::{
     Answer, LockTerms, MintTerms, QuoteAnswer, SpawnAnswer, StopAnswer, TopupAnswer,
 };
-use crate::protocol::request::{Ask, Funds, OfLease, Order, Request, Spawn, Topup, Wanted};
+use crate::protocol::request::{Ask, OfLease, Order, Request, Spawn, Topup, Wanted};
 
 /// What a top-up buys if nothing is said, in seconds.
 const TOPUP_SECONDS: u64 = 60;
@@ -121,15 +121,16 @@ impl Client {
             .quote(provider, wanted.clone(), seconds, progress)
             .await?;
         fair(provider, &quote, seconds)?;
-        let (funds, source) = match &options.pay {
+        let source = match &options.pay {
             Pay::Lightning(_) => {
                 ordered(quote.lightning.is_some(), quote.seconds, quote.price_msat)?
             }
-            pay => from_token(self.pay_quote(&quote, pay, confirm, progress).await?),
+            pay => Source::Token(self.pay_quote(&quote, pay, confirm, progress).await?),
         };
         let ask = Ask::Spawn(Spawn {
             wanted,
-            funds,
+            token: source.token(),
+            invoice: source.order(),
             quote_id: Some(quote.quote_id),
         });
         let lease = Peer::of(provider, quote.mints, quote.lock);
@@ -176,16 +177,16 @@ impl Client {
         }
         self.settle(progress).await?;
         let rate = lease.status.rate_msat_per_s;
-        let (funds, source) = match pay {
+        let source = match pay {
             Pay::Lightning(seconds) => {
                 let seconds = seconds.unwrap_or(TOPUP_SECONDS);
                 ordered(true, seconds, price(seconds, rate).ok_or_else(too_much)?)?
             }
-            Pay::Token(token) => from_token(self.pasted(&token, &lease.mints)?),
+            Pay::Token(token) => Source::Token(self.pasted(&token, &lease.mints)?),
             Pay::Amount(amount) => {
                 let lock = self.locking(lease.lock.as_ref())?;
                 let asked = self.pay_asked(&lease.mints, amount, None, lock, confirm);
-                from_token(asked.await?)
+                Source::Token(asked.await?)
             }
             Pay::Seconds(_) | Pay::Minimum => {
                 let seconds = if let Pay::Seconds(seconds) = pay {
@@ -196,12 +197,13 @@ impl Client {
                 let amount = price(seconds, rate).ok_or_else(too_much)?;
                 let lock = self.locking(lease.lock.as_ref())?;
                 let asked = self.pay_asked(&lease.mints, amount, None, lock, confirm);
-                from_token(asked.await?)
+                Source::Token(asked.await?)
             }
         };
         let ask = Ask::Topup(Topup {
             lease: lease.status.lease.clone(),
-            funds,
+            token: source.token(),
+            invoice: source.order(),
         });
         let written = self
             .write_down(Peer::of_lease(lease), ask, source, None)
@@ -356,7 +358,7 @@ impl Client {
     ) -> Result<Written, ClientError> {
         let (paid, unwritten, order) = match source {
             Source::Token((paid, unwritten)) => (Some(paid), unwritten, None),
-            Source::Invoice(order) => (None, None, Some(order)),
+            Source::Invoice(_, order) => (None, None, Some(order)),
             Source::Nothing => (None, None, None),
         };
         let kind = ask.name().to_owned();
@@ -470,9 +472,26 @@ enum Source {
     /// It is in it.
     Token(Payment),
     /// Whoever runs this pays an invoice.
-    Invoice(SavedOrder),
+    Invoice(Order, SavedOrder),
     /// It costs none.
     Nothing,
+}
+
+impl Source {
+    /// The token that goes into the request; empty: none.
+    fn token(&self) -> String {
+        match self {
+            Self::Token((paid, _)) => paid.token.clone(),
+            Self::Invoice(..) | Self::Nothing => String::new(),
+        }
+    }
+
+    fn order(&self) -> Option<Order> {
+        match self {
+            Self::Invoice(order, _) => Some(*order),
+            Self::Token(_) | Self::Nothing => None,
+        }
+    }
 }
 
 pub(super) fn no_lightning() -> ClientError {
@@ -483,12 +502,7 @@ pub(super) fn no_lightning() -> ClientError {
     )
 }
 
-fn from_token(payment: Payment) -> (Funds, Source) {
-    let funds = Funds::Token(payment.0.token.clone());
-    (funds, Source::Token(payment))
-}
-
-fn ordered(taken: bool, seconds: u64, price: Msat) -> Result<(Funds, Source), ClientError> {
+fn ordered(taken: bool, seconds: u64, price: Msat) -> Result<Source, ClientError> {
     if !taken {
         return Err(no_lightning());
     }
@@ -498,7 +512,7 @@ fn ordered(taken: bool, seconds: u64, price: Msat) -> Result<(Funds, Source), Cl
         most,
         invoice: None,
     };
-    Ok((Funds::Invoice(Order { seconds }), Source::Invoice(order)))
+    Ok(Source::Invoice(Order { seconds }, order))
 }
 
 /// A quote is what was asked for, at a price that follows from its rate, and

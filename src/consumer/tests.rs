@@ -646,7 +646,7 @@ async fn untouched_but_spent_is_kept_and_said() {
     let mint = world.mint.clone();
     world.stage.act(move |request, _| {
         if let Ask::Spawn(spawn) = &request.ask {
-            mint.spend(spawn.funds.token().unwrap());
+            mint.spend(&spawn.token);
         }
         vec![no(Code::NoCapacity, Money::Untouched)]
     });
@@ -721,7 +721,7 @@ async fn an_expired_request_whose_token_is_spent_stays_open() {
     let mint = world.mint.clone();
     world.stage.act(move |request, _| {
         if let Ask::Spawn(spawn) = &request.ask {
-            mint.spend(spawn.funds.token().unwrap());
+            mint.spend(&spawn.token);
         }
         vec![]
     });

@@ -74,8 +74,8 @@ impl Ask {
     /// The money that comes with it.
     pub fn token(&self) -> Option<&str> {
         match self {
-            Self::Spawn(ask) => ask.funds.token(),
-            Self::Topup(ask) => ask.funds.token(),
+            Self::Spawn(ask) => Some(ask.token.as_str()).filter(|token| !token.is_empty()),
+            Self::Topup(ask) => Some(ask.token.as_str()).filter(|token| !token.is_empty()),
             _ => None,
         }
     }
@@ -83,8 +83,8 @@ impl Ask {
     /// The order, where it is to be paid by Lightning.
     pub fn order(&self) -> Option<&Order> {
         match self {
-            Self::Spawn(ask) => ask.funds.order(),
-            Self::Topup(ask) => ask.funds.order(),
+            Self::Spawn(ask) => ask.invoice.as_ref(),
+            Self::Topup(ask) => ask.invoice.as_ref(),
             _ => None,
         }
     }
@@ -130,9 +130,14 @@ pub struct Spawn {
     /// What is wanted.
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The money.
-    #[serde(flatten)]
-    pub funds: Funds,
+    /// The money: one Cashu token of one mint. Empty, and absent on the wire, with
+    /// `invoice`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+    /// In place of money: the provider answers with an invoice, and with the one
+    /// answer once it is paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<Order>,
     /// A quote whose price is to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote_id: Option<RequestId>,
@@ -143,20 +148,12 @@ pub struct Spawn {
 pub struct Topup {
     /// Which lease.
     pub lease: LeaseId,
-    /// The money.
-    #[serde(flatten)]
-    pub funds: Funds,
-}
-
-/// How it is paid: exactly one of the two fields is in the request.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Funds {
-    /// `token`: one Cashu token of one mint.
-    Token(String),
-    /// `invoice`: nothing yet; the provider answers with an invoice, and with the
-    /// one answer once it is paid.
-    Invoice(Order),
+    /// The money, as in [`Spawn`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+    /// As in [`Spawn`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<Order>,
 }
 
 /// What is to be paid by Lightning.
@@ -164,44 +161,6 @@ pub enum Funds {
 pub struct Order {
     /// For how many seconds.
     pub seconds: u64,
-}
-
-impl Funds {
-    /// The token, if it is one.
-    pub fn token(&self) -> Option<&str> {
-        match self {
-            Self::Token(token) => Some(token),
-            Self::Invoice(_) => None,
-        }
-    }
-
-    /// The order, if it is to be paid by Lightning.
-    pub fn order(&self) -> Option<&Order> {
-        match self {
-            Self::Token(_) => None,
-            Self::Invoice(order) => Some(order),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Funds {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Fields {
-            #[serde(default)]
-            token: Option<String>,
-            #[serde(default)]
-            invoice: Option<Order>,
-        }
-        let fields = Fields::deserialize(from)?;
-        match (fields.token, fields.invoice) {
-            (Some(token), None) => Ok(Self::Token(token)),
-            (None, Some(order)) => Ok(Self::Invoice(order)),
-            _ => Err(serde::de::Error::custom(
-                "exactly one of `token` and `invoice` has to be there",
-            )),
-        }
-    }
 }
 
 /// Names a lease.
@@ -231,15 +190,6 @@ impl fmt::Debug for Wanted {
             .field("image", &self.image)
             .field("ssh_keys", &self.ssh_keys.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Funds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Token(_) => f.write_str("Token"),
-            Self::Invoice(order) => order.fmt(f),
-        }
     }
 }
 

@@ -18,7 +18,7 @@ use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::ledger::{ENDED, LEASES, Ledger};
 use satlet::protocol::error::{Money, WireError};
 use satlet::protocol::reply::{Answer, Message, Outcome, Reply};
-use satlet::protocol::request::{Ask, Funds, Order, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, Order, Spawn, Topup, Wanted};
 use satlet::relay::convert::now;
 use satlet::wallet::MintUrl;
 use serde_json::json;
@@ -143,6 +143,28 @@ async fn money_is_safe<T>(purse: &Purse, funds: &Funds, answer: &Result<T, WireE
     }
 }
 
+/// How a purchase is paid.
+enum Funds {
+    Token(String),
+    Invoice(Order),
+}
+
+impl Funds {
+    fn token(&self) -> String {
+        match self {
+            Self::Token(token) => token.clone(),
+            Self::Invoice(_) => String::new(),
+        }
+    }
+
+    fn order(&self) -> Option<Order> {
+        match self {
+            Self::Token(_) => None,
+            Self::Invoice(order) => Some(*order),
+        }
+    }
+}
+
 /// What goes wrong in a story.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Plot {
@@ -197,7 +219,8 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     };
     let spawn = Ask::Spawn(Spawn {
         wanted,
-        funds: first.clone(),
+        token: first.token(),
+        invoice: first.order(),
         quote_id: None,
     });
     let sold = ask(&mut daemon, &asker, &world.mint, spawn).await;
@@ -209,7 +232,8 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         let lease = &sold.status.lease;
         let more = Ask::Topup(Topup {
             lease: lease.clone(),
-            funds: second.clone(),
+            token: second.token(),
+            invoice: second.order(),
         });
         let more = ask(&mut daemon, &asker, &world.mint, more).await;
         let stopped = ask(&mut daemon, &asker, &world.mint, stop(lease)).await;

@@ -10,7 +10,7 @@ use satlet::core::money::Msat;
 use satlet::ledger::{self, ENDED, LEASES, PAYMENTS, REQUESTS};
 use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::reply::{Answer, Invoice, Message, Outcome};
-use satlet::protocol::request::{Ask, Funds, Order, Quote, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, Order, Quote, Spawn, Topup, Wanted};
 use satlet::provider::settings::{LightningPolicy, Settings};
 use satlet::provider::{offer, upkeep};
 use satlet::wallet::{Wallet, WalletError};
@@ -53,7 +53,8 @@ fn order(seconds: u64) -> Ask {
             ssh_keys: vec![SSH_KEY.to_owned()],
             ..Wanted::default()
         },
-        funds: Funds::Invoice(Order { seconds }),
+        token: String::new(),
+        invoice: Some(Order { seconds }),
         quote_id: None,
     })
 }
@@ -61,7 +62,8 @@ fn order(seconds: u64) -> Ask {
 fn more(lease: &LeaseId, seconds: u64) -> Ask {
     Ask::Topup(Topup {
         lease: lease.clone(),
-        funds: Funds::Invoice(Order { seconds }),
+        token: String::new(),
+        invoice: Some(Order { seconds }),
     })
 }
 
@@ -522,6 +524,18 @@ async fn the_offer_and_a_quote_say_how_and_it_can_be_switched_off() {
     assert_eq!(quoted.lightning.as_ref(), Some(&terms));
     assert_eq!((terms.mint.as_str(), terms.unit.as_str()), (MINT, "sat"));
     assert_eq!((terms.pay_seconds, terms.late_seconds), (600, HOUR));
+
+    let (paid, owed) = (shop.mint.token(sat(100)), order(HOUR));
+    for token in [paid.clone(), String::new()] {
+        let Ask::Spawn(mut odd) = owed.clone() else {
+            panic!()
+        };
+        odd.invoice = odd.invoice.filter(|_| !token.is_empty());
+        odd.token = token;
+        let refused = shop.ask(key(1), Ask::Spawn(odd)).await.unwrap_err();
+        assert_eq!(refused.code, Code::InvalidRequest, "both, or neither");
+    }
+    assert!(!shop.mint.is_spent(&paid));
 
     let shop = open_with(|settings| settings.lightning = None).await;
     let said = offer::current(shop.ctx()).await.unwrap().satlet.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use satlet::core::money::Msat;
 use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::reply::Answer;
-use satlet::protocol::request::{Ask, Funds, Quote, Spawn, Wanted};
+use satlet::protocol::request::{Ask, Quote, Spawn, Wanted};
 
 use crate::support::shop::{SSH_KEY, Shop, body, key, new_id, spawn};
 
@@ -23,7 +23,8 @@ fn wanting(token: String, change: impl FnOnce(&mut Wanted)) -> Ask {
     change(&mut wanted);
     Ask::Spawn(Spawn {
         wanted,
-        funds: Funds::Token(token),
+        token,
+        invoice: None,
         quote_id: None,
     })
 }

@@ -17,7 +17,7 @@ use satlet::gateway::{GatewayLimits, Ports};
 use satlet::ledger::{self, Ledger, OUTBOX, OutboxRow, REQUESTS};
 use satlet::protocol::error::WireError;
 use satlet::protocol::reply::{Access, Answer, Message, Notice, Outcome, Reply, SpawnAnswer};
-use satlet::protocol::request::{Ask, Funds, OfLease, Request, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, OfLease, Request, Spawn, Topup, Wanted};
 use satlet::provider::actors;
 use satlet::provider::clock::TokioClock;
 use satlet::provider::ctx::{Ctx, Parts};
@@ -505,7 +505,8 @@ pub fn spawn(token: String) -> Ask {
     };
     Ask::Spawn(Spawn {
         wanted,
-        funds: Funds::Token(token),
+        token,
+        invoice: None,
         quote_id: None,
     })
 }
@@ -514,7 +515,8 @@ pub fn spawn(token: String) -> Ask {
 pub fn topup(lease: &LeaseId, token: String) -> Ask {
     Ask::Topup(Topup {
         lease: lease.clone(),
-        funds: Funds::Token(token),
+        token,
+        invoice: None,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::core::money::Msat;
 use crate::core::payment::{Invoice, Payment, PaymentState, Purpose};
 use crate::core::pricing::{PriceError, price};
 use crate::ledger::{Held, LEASES, LedgerError, PAYMENTS, REQUESTS, Tx, payments_of, request_key};
+use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{self, LightningTerms, Reply};
 use crate::protocol::request::{Order, Topup};
 use crate::provider::answers;
@@ -29,6 +30,27 @@ const ON_ITS_WAY: u64 = 60;
 const LEAST: u64 = 30;
 /// Leases of one key that wait for an invoice to be paid.
 const OF_ONE_KEY: usize = 2;
+
+/// How a purchase is paid.
+pub(super) enum Funds<'a> {
+    /// With this token.
+    Token(&'a str),
+    /// By Lightning.
+    Invoice(&'a Order),
+}
+
+/// A token or an order by Lightning, and not both.
+pub(super) fn funds<'a>(token: &'a str, invoice: Option<&'a Order>) -> Result<Funds<'a>, Refusal> {
+    match (token.is_empty(), invoice) {
+        (false, None) => Ok(Funds::Token(token)),
+        (true, Some(order)) => Ok(Funds::Invoice(order)),
+        _ => Err(WireError::new(
+            Code::InvalidRequest,
+            "there has to be either a token or `invoice`",
+            "pay with a token, or ask for an invoice without one",
+        )),
+    }
+}
 
 /// How Lightning is taken here, for offers and quotes.
 pub(in crate::provider) fn terms(

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use rand::Rng;
 
+use super::invoice::{self, Funds};
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, invoice, link};
+use super::{Handled, claim_proofs, commit, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase};
@@ -20,7 +21,7 @@ use crate::ledger::{
 use crate::protocol::MAX_TOKEN;
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, Message, Outcome};
-use crate::protocol::request::{Funds, Spawn};
+use crate::protocol::request::Spawn;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
 use crate::provider::validate::{self, Accepted, Price};
@@ -32,12 +33,13 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
+    let funds = invoice::funds(&ask.token, ask.invoice.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
     let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let token = match &ask.funds {
+    let token = match funds {
         Funds::Token(token) => token,
         Funds::Invoice(order) => return invoice::spawn(ctx, owner, id, accepted, order).await,
     };

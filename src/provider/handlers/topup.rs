@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::invoice::{self, Funds};
 use super::spawn::{Locks, payment, token};
-use super::{Handled, Stopped, claim_proofs, commit, invoice, link, own_lease};
+use super::{Handled, Stopped, claim_proofs, commit, link, own_lease};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::Lease;
 use crate::core::money::Msat;
@@ -11,7 +12,7 @@ use crate::core::payment::Purpose;
 use crate::core::pricing::{PriceError, purchase};
 use crate::core::time::Timestamp;
 use crate::ledger::{LEASES, PAYMENTS};
-use crate::protocol::request::{Funds, Topup};
+use crate::protocol::request::Topup;
 use crate::provider::ctx::Ctx;
 use crate::provider::refuse::{self, Refusal};
 
@@ -24,7 +25,7 @@ pub(in crate::provider) async fn handle(
     pay_by: Option<Timestamp>,
     locks: Locks,
 ) -> Result<Handled, Refusal> {
-    let text = match &ask.funds {
+    let text = match invoice::funds(&ask.token, ask.invoice.as_ref())? {
         Funds::Token(token) => token,
         Funds::Invoice(order) => return invoice::topup(ctx, owner, id, ask, order).await,
     };

@@ -9,7 +9,7 @@ use crate::ledger::{CONTAINERS, ContainerRow, OldAsk, container_key, find_lease}
 use crate::protocol::paygress::container_number;
 use crate::protocol::paygress::reply::{ErrorReply, ErrorType, Reply};
 use crate::protocol::paygress::request::{Status, TopUp};
-use crate::protocol::request::{Funds, Topup};
+use crate::protocol::request::Topup;
 use crate::provider::ctx::Ctx;
 use crate::provider::handlers::{self, Handled};
 use crate::provider::refuse::{self, Refusal};
@@ -91,7 +91,8 @@ pub(super) async fn topup(
     }
     let ours = Topup {
         lease: lease.id,
-        funds: Funds::Token(wanted.cashu_token.clone()),
+        token: wanted.cashu_token.clone(),
+        invoice: None,
     };
     match handlers::topup(
         ctx,
