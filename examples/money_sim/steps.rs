@@ -172,6 +172,8 @@ impl World {
                 Some(payment) => self.resolve(payment).await,
                 None => Taken::TryLater,
             },
+            // Nothing is held in these histories.
+            Step::EndHold(_) => Taken::TryLater,
             Step::Provision => self.provision(&lease).await,
             Step::Revive => {
                 self.with(|s| s.seen.insert("revived"));

@@ -57,7 +57,10 @@ pub(super) struct Lanes {
 
 /// Whether a request asks a mint before it can be answered.
 pub(super) fn asks_a_mint(ask: &Ask) -> bool {
-    matches!(ask, Ask::Quote(_) | Ask::Spawn(_) | Ask::Topup(_))
+    matches!(
+        ask,
+        Ask::Quote(_) | Ask::Spawn(_) | Ask::Hold(_) | Ask::Topup(_)
+    )
 }
 
 impl Lanes {

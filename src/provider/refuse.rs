@@ -117,6 +117,7 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             "the provider was away too long and came to it too late",
             "ask again with a new request id; the token is still yours",
         ),
+        Rejection::HoldOver => hold_over(),
         Rejection::Internal(_) => WireError::new(
             Code::Internal,
             "the provider's wallet failed before anything was taken",
@@ -192,6 +193,15 @@ pub(super) fn ended() -> Refusal {
         Code::LeaseEnded,
         "the lease has ended",
         "spawn a new one; the token is still yours",
+    )
+}
+
+/// The hold is over; nothing was taken.
+pub(super) fn hold_over() -> Refusal {
+    WireError::new(
+        Code::HoldOver,
+        "the hold is over; nothing was taken",
+        "take the token back after its locktime, and buy anew",
     )
 }
 

@@ -195,11 +195,19 @@ impl Shop {
 
     /// An open shop with other settings.
     pub async fn open_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::open_at(FakeMint::new(MINT), OPENING, change).await
+    }
+
+    /// An open shop at this mint, whose clock starts then.
+    pub async fn open_at(
+        mint: FakeMint,
+        opening: Timestamp,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mint = FakeMint::new(MINT);
         let mut settings = settings(dir.path(), MINT);
         change(&mut settings);
-        let clock = TokioClock::starting_at(OPENING);
+        let clock = TokioClock::starting_at(opening);
         let wallet = FakeWallet::new([mint.clone()]);
         // No token is older than the ledger.
         wallet.set_time(Timestamp::from_secs(u64::MAX));

@@ -89,6 +89,7 @@ impl Client {
             note: String::new(),
             paygress: Some(more),
             fate: None,
+            together: None,
         });
         let written = self.keep(made, Some(paid), unwritten).await?;
         progress("waiting for the provider");

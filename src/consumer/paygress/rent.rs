@@ -193,6 +193,7 @@ impl Client {
             note: String::new(),
             paygress: Some(info),
             fate: None,
+            together: None,
         }
     }
 }

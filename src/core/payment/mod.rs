@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
 use super::time::Timestamp;
+use hold::Hold;
 
+pub mod hash_lock;
+pub mod hold;
 pub mod lock;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,9 @@ pub enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PaymentState {
+    /// Written down, with room held for it, until its owner gives the preimage
+    /// that opens its token. The mint was asked whether that is unspent.
+    Held,
     /// Written down, with room held for it. The mint has not been told.
     Reserved,
     /// The one call of `redeem` has begun, or is about to.
@@ -76,6 +82,9 @@ pub struct Payment {
     pub added_seconds: u64,
     /// Why nothing was taken, once that is certain.
     pub rejection: Option<Rejection>,
+    /// What it waits for, or waited for, if it was held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
 }
 
 /// Why nothing was taken.
@@ -104,6 +113,8 @@ pub enum Rejection {
     Late,
     /// Our own store failed before anything was sent.
     Internal(String),
+    /// It was held, and nobody gave the preimage.
+    HoldOver,
 }
 
 impl std::fmt::Debug for Payment {
@@ -153,7 +164,7 @@ impl Payment {
     /// # Errors
     /// The rules do not allow it, such as redeeming twice.
     pub fn learn(mut self, learnt: Learnt) -> Result<Self, Forbidden> {
-        use PaymentState::{Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown};
+        use PaymentState::{Held, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown};
         let forbidden = Forbidden {
             from: self.state,
             to: learnt.clone(),
@@ -169,7 +180,7 @@ impl Payment {
                 Redeemed
             }
             (Redeeming, Learnt::Lost) => Unknown,
-            (Reserved | Redeeming | Unknown, Learnt::NotTaken(why)) => {
+            (Held | Reserved | Redeeming | Unknown, Learnt::NotTaken(why)) => {
                 self.rejection = Some(why);
                 Rejected
             }
@@ -184,7 +195,7 @@ impl Payment {
         !matches!(self.state, PaymentState::Settled | PaymentState::Rejected)
     }
 
-    /// The token is needed no more once nothing can come of it.
+    /// The token, and its preimage, are needed no more once nothing can come of it.
     pub fn forget_token(&mut self) {
         if !self.is_open() {
             self.token.clear();

@@ -108,6 +108,7 @@ impl Sample {
             fee: Msat::new(fee),
             added_seconds: self.lease.sold_seconds - before,
             rejection: None,
+            hold: None,
         });
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, link};
+use super::{Handled, claim_proofs, commit, hold, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase};
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::accept_hashed;
 use crate::core::payment::lock::{self, LockKey};
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::pricing::Tier;
@@ -33,16 +34,27 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
+    let priced = asked(ctx, owner, ask, Locks::Good).await?;
+    let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
+    Ok(Handled::Later(lease))
+}
+
+/// What a spawn asks for, with the token that buys it.
+pub(super) async fn asked(
+    ctx: &Ctx,
+    owner: PublicKey,
+    ask: &Spawn,
+    locks: Locks,
+) -> Result<Priced, Refusal> {
     let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
     let mut accepted = validate::wanted(ctx, &ask.wanted, true, price)?;
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let mut priced = priced(ctx, accepted, &ask.token, Locks::Good).await?;
+    let mut priced = priced(ctx, accepted, &ask.token, locks).await?;
     priced.refund_key = refund_key;
-    let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
-    Ok(Handled::Later(lease))
+    Ok(priced)
 }
 
 /// Which spending conditions a token may have.
@@ -50,16 +62,20 @@ pub(super) async fn handle(
 pub(in crate::provider) enum Locks {
     /// None, or a lock to our key that holds long enough.
     Good,
+    /// To our key and a hash, held for as long as room is held besides.
+    Hashed,
     /// None: what clients of the older dialect know.
     None,
 }
 
 /// What is wanted, with a token that buys it.
 pub(in crate::provider) struct Priced {
-    accepted: Accepted,
+    pub(super) accepted: Accepted,
     info: TokenInfo,
     token: String,
     refund_key: Option<LockKey>,
+    /// What the token leaves after the mint's fee.
+    pub(super) net: Msat,
 }
 
 /// Whether the token buys what is accepted; nothing is taken.
@@ -79,6 +95,7 @@ pub(in crate::provider) async fn priced(
         info,
         token,
         refund_key: None,
+        net,
     })
 }
 
@@ -100,6 +117,7 @@ where
         info,
         token,
         refund_key,
+        net: _,
     } = priced;
     let mut lease = new_lease(ctx.now(), owner, id, &accepted);
     lease.refund_key = refund_key;
@@ -110,6 +128,9 @@ where
     commit(ctx, move |tx| {
         let leases = shared.ledger().held_in(tx)?;
         room(&shared, &leases, owner, &lease.tier)?;
+        if payment.hold.is_some() {
+            hold::few(&shared, &leases, owner)?;
+        }
         claim_proofs(tx, &payment)?;
         link(tx, &payment)?;
         let mut lease = lease;
@@ -155,8 +176,18 @@ pub(super) async fn token(
         return Err(refuse(WalletError::Malformed("it is locked".to_owned())));
     }
     let (key, margin) = (wallet.lock_key(), ctx.settings().timing.lock_margin());
-    lock::accept(&info.locks, std::slice::from_ref(&key), ctx.now(), margin)
-        .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+    let (ours, now) = (std::slice::from_ref(&key), ctx.now());
+    match locks {
+        Locks::Good | Locks::None => {
+            lock::accept(&info.locks, ours, now, margin)
+                .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+        }
+        Locks::Hashed => {
+            let margin = margin + ctx.settings().timing.hold;
+            accept_hashed(&info.locks, ours, now, margin)
+                .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+        }
+    }
     let asked = tokio::time::timeout(ctx.settings().timing.mint, wallet.net_of(token)).await;
     let net = asked
         .unwrap_or_else(|_| Err(WalletError::MintDown("no answer in time".to_owned())))
@@ -179,7 +210,12 @@ pub(super) fn payment(
     let locktimes = info.locks.iter().flatten().filter_map(|lock| lock.locktime);
     let spare = timing.lock_margin().saturating_sub(timing.provision);
     let in_time = locktimes.min().map(|until| until.minus(spare));
-    let deadline = ctx.now().plus(timing.provision);
+    let hold = hold::of(info, in_time);
+    let deadline = ctx.now().plus(if hold.is_some() {
+        timing.hold
+    } else {
+        timing.provision
+    });
     Payment {
         id: info.payment,
         owner: lease.owner,
@@ -191,12 +227,17 @@ pub(super) fn payment(
         face: info.face,
         token: token.to_owned(),
         ys: info.ys.clone(),
-        state: PaymentState::Reserved,
+        state: if hold.is_some() {
+            PaymentState::Held
+        } else {
+            PaymentState::Reserved
+        },
         deadline: in_time.map_or(deadline, |in_time| in_time.min(deadline)),
         net: Msat::ZERO,
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        hold,
     }
 }
 

@@ -30,10 +30,12 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
         Ok(key) => key,
         Err(error) => return Ok(again(lease, id, &error)),
     };
-    let sent = match amount(ctx, refund, key.is_some()).await {
-        Ok(Some(amount)) => send(ctx, refund, amount, key.is_some()).await,
-        Ok(None) => Err(WalletError::TooSmall),
-        Err(error) => Err(error),
+    let (sent, key) = match attempt(ctx, refund, key.is_some()).await {
+        // It costs more than we have: better an open one than a part of it.
+        Err(WalletError::NoBalance { .. }) if key.is_some() => {
+            (attempt(ctx, refund, false).await, None)
+        }
+        sent => (sent, key),
     };
     match (sent, key) {
         (Ok(sent), Some(key)) => locked::begin(ctx, lease, id, sent, key).await,
@@ -46,10 +48,16 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             .await?;
             Ok(Taken::Done)
         }
-        (Err(WalletError::NoBalance { have, .. }), key) => {
-            divide(ctx, lease, refund, have, key.is_some()).await
-        }
+        (Err(WalletError::NoBalance { have, .. }), _) => divide(ctx, lease, refund, have).await,
         (Err(error), _) => Ok(again(lease, id, &error)),
+    }
+}
+
+/// Makes a token, a plain one in any case.
+async fn attempt(ctx: &Ctx, refund: &Refund, locked: bool) -> Result<SentToken, WalletError> {
+    match amount(ctx, refund, locked).await? {
+        Some(amount) => send(ctx, refund, amount, locked).await,
+        None => Err(WalletError::TooSmall),
     }
 }
 
@@ -65,7 +73,6 @@ async fn divide(
     lease: &Lease,
     refund: &Refund,
     have: Msat,
-    locked: bool,
 ) -> Result<Taken, LedgerError> {
     tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
     let mint = MintUrl(refund.mint.clone());
@@ -73,7 +80,7 @@ async fn divide(
     let Ok(Ok(facts)) = tokio::time::timeout(ctx.settings().timing.mint, asked).await else {
         return Ok(Taken::TryLater);
     };
-    let fee_units = fee_units(facts.input_fee_ppk, locked);
+    let fee_units = fee_units(facts.input_fee_ppk, false);
     let part = match unit_of(refund) {
         Unit::Msat => have.checked_sub(Msat::new(fee_units)),
         Unit::Sat => Msat::from_sat(have.whole_sat().saturating_sub(fee_units)),

@@ -83,6 +83,7 @@ impl World {
             fee: Msat::ZERO,
             added_seconds: 0,
             rejection: None,
+            hold: None,
         });
         self.truth.push(false);
         self.fees.push(fee);
@@ -174,6 +175,7 @@ impl World {
                 }
                 true
             }
+            Step::EndHold(id) => panic!("nothing is held here: {id}"),
             Step::Resolve(id) => {
                 let n = self.payments.iter().position(|p| p.id == *id).unwrap();
                 if self.payments[n].state == PaymentState::Redeeming {
