@@ -106,11 +106,13 @@ fn vectors_are_read_and_written_back() {
 fn every_message_type_has_vectors() {
     let there: Vec<String> = load().into_iter().map(|(name, _)| name).collect();
     let asks = [
-        "quote", "spawn", "topup", "status", "list", "logs", "receipt", "stop",
+        "quote", "spawn", "hold", "release", "topup", "status", "list", "logs", "receipt", "stop",
     ];
     let mut wanted: Vec<String> = asks
         .iter()
         .flat_map(|ask| [format!("request-{ask}"), format!("reply-{ask}")])
+        // It is answered as a spawn.
+        .chain(["request-claim".to_owned()])
         .chain(["reply-error", "notice", "offer", "heartbeat", "receipt"].map(str::to_owned))
         .chain(paygress::NAMES.map(str::to_owned))
         .collect();

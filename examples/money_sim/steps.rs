@@ -173,8 +173,8 @@ impl World {
                 Some(payment) => self.resolve(payment).await,
                 None => Taken::TryLater,
             },
-            // Nobody orders by Lightning here.
-            Step::Collect(_) => Taken::TryLater,
+            // Nobody orders by Lightning or holds room in these histories.
+            Step::Collect(_) | Step::EndHold(_) => Taken::TryLater,
             Step::Provision => self.provision(&lease).await,
             Step::Revive => {
                 self.with(|s| s.seen.insert("revived"));

@@ -221,6 +221,9 @@ pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {
     let leases_per_key = object.optional("leases_per_key", default.leases_per_key, |n| {
         n.integer(1..=10_000)
     });
+    let holds_per_key = object.optional("holds_per_key", default.holds_per_key, |n| {
+        n.integer(0..=1_000)
+    });
     let errors_per_key_per_minute = object.optional(
         "errors_per_key_per_minute",
         default.errors_per_key_per_minute,
@@ -239,6 +242,7 @@ pub(super) fn requests(mut object: Object<'_>) -> Option<RequestPolicy> {
         per_key_per_minute: per_key_per_minute?,
         per_minute: per_minute?,
         leases_per_key: leases_per_key?,
+        holds_per_key: holds_per_key?,
         errors_per_key_per_minute: errors_per_key_per_minute?,
         errors_per_minute: errors_per_minute?,
         pow_bits: pow_bits?,
@@ -277,6 +281,7 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
     let provision = object.optional("provision", default.provision, |n| {
         n.duration(secs(5)..=secs(3600))
     });
+    let hold = object.optional("hold", default.hold, |n| n.duration(secs(5)..=secs(600)));
     let mint = object.optional("mint", default.mint, |n| n.duration(secs(1)..=secs(300)));
     let mint_probe = object.optional("mint_probe", default.mint_probe, |n| {
         n.duration(secs(60)..=secs(30 * DAY))
@@ -299,6 +304,7 @@ pub(super) fn timing(mut object: Object<'_>) -> Option<Timing> {
         sweep: sweep?,
         look: look?,
         provision: provision?,
+        hold: hold?,
         mint: mint?,
         mint_probe: mint_probe?,
         stop_grace: stop_grace?,

@@ -84,6 +84,7 @@ impl Home {
             "received",
             "paying",
             "locks",
+            "together",
         ] {
             let path = home.root.join(dir);
             files::private_dir(&path).map_err(|error| unusable(&path, &error))?;

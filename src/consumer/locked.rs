@@ -8,6 +8,7 @@ use super::error::{ClientError, Kind};
 use super::purse::{Landed, Session, Unwritten, paid_by};
 use super::records::{Paid, SavedLock};
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::LockHash;
 use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 use crate::wallet::{LockTo, ProofsState, RedemptionState, Unit, WalletError, face_for};
@@ -20,6 +21,8 @@ const LOCK_ATTEMPTS: usize = 3;
 pub(super) struct Locking {
     pub(super) key: LockKey,
     pub(super) until: Timestamp,
+    /// A hash that it is locked to besides.
+    pub(super) hash: Option<LockHash>,
 }
 
 impl Client {
@@ -32,6 +35,14 @@ impl Client {
         lock: &Locking,
     ) -> Result<(Paid, Unwritten), ClientError> {
         let facts = session.wallet().facts(&way.mint).await?;
+        if lock.hash.is_some() && !facts.hash_locks {
+            return Err(ClientError::new(
+                Kind::Payment,
+                "no_hash_locks",
+                format!("the mint {} does not keep locks to a hash", way.mint.0),
+                "Use ecash of another mint that all of the providers accept.",
+            ));
+        }
         if facts.locks {
             self.make_locked(way, facts.input_fee_ppk, lock).await
         } else {
@@ -50,7 +61,11 @@ impl Client {
     ) -> Result<(Paid, Unwritten), ClientError> {
         let face = face_with_fee(way, fee_ppk).ok_or(WalletError::TooSmall)?;
         let (plain, mut unwritten) = self.make_token(&way.mint, &way.unit, face, true).await?;
-        let saved = self.records.new_lock(&lock.key, lock.until, &plain.token)?;
+        let saved = {
+            let hash = lock.hash.as_ref();
+            self.records
+                .new_lock(&lock.key, lock.until, hash, &plain.token)?
+        };
         unwritten.lock = Some(self.records.lock_path(saved.to.index));
         let session = self.wallet().await?;
         let mut left = LOCK_ATTEMPTS;

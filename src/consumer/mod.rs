@@ -15,6 +15,7 @@
 //!   spend for a while. `refund_keys`: keys that refunds are locked to. [`purse`]: taking tokens back, receiving refunds.
 //! * [`money`], [`settle`]: spawn, top-up, stop; and what earlier ones left.
 //! * `invoice`: what is paid by Lightning.
+//! * [`together`]: one purchase from several providers, all or none.
 //! * [`history`]: what became of every token.
 //! * [`receipts`]: what a lease cost, signed by its provider.
 //! * [`paygress`]: the same with providers that speak only the older dialect.
@@ -42,6 +43,7 @@ mod refund_keys;
 pub mod relay_post;
 pub mod settle;
 pub mod ssh;
+pub mod together;
 
 #[cfg(test)]
 mod tests;

@@ -256,7 +256,7 @@ impl Client {
     }
 
     /// The private key that will open the lease; its public half is in `wanted`.
-    fn key_for(
+    pub(super) fn key_for(
         &self,
         wanted: &mut Wanted,
         chosen: Option<PathBuf>,
@@ -347,18 +347,19 @@ impl Client {
         Ok(Some(Locking {
             key: terms.key.clone(),
             until,
+            hash: None,
         }))
     }
 
     /// After this the provider refuses a request that is written now.
-    fn ends(&self) -> Timestamp {
+    pub(super) fn ends(&self) -> Timestamp {
         now()
             .plus(self.timeout.unwrap_or(MONEY_TIMEOUT))
             .plus(MONEY_TIMEOUT)
     }
 
     /// Writes a request down; only afterwards may it be sent.
-    async fn write_down(
+    pub(super) async fn write_down(
         &self,
         peer: Peer,
         ask: Ask,
@@ -394,6 +395,7 @@ impl Client {
             paygress: None,
             fate: None,
             order,
+            together: None,
         });
         self.keep(made, paid, unwritten).await
     }
@@ -439,7 +441,7 @@ impl Client {
     }
 
     /// Sends a request that is written down and sees it through.
-    async fn carry(
+    pub(super) async fn carry(
         &self,
         written: Written,
         progress: Progress<'_>,
@@ -478,7 +480,7 @@ impl Client {
 }
 
 /// Where the money of a request comes from.
-enum Source {
+pub(super) enum Source {
     /// It is in it.
     Token(Payment),
     /// Whoever runs this pays an invoice.
@@ -515,7 +517,11 @@ fn ordered(taken: bool, seconds: u64, price: Msat) -> Result<(Funds, Source), Cl
 
 /// A quote is what was asked for, at a price that follows from its rate, and
 /// not dearer than the offer that the user chose by.
-fn fair(provider: &Provider, quote: &QuoteAnswer, seconds: Option<u64>) -> Result<(), ClientError> {
+pub(super) fn fair(
+    provider: &Provider,
+    quote: &QuoteAnswer,
+    seconds: Option<u64>,
+) -> Result<(), ClientError> {
     let follows = price(quote.seconds, quote.rate_msat_per_s) == Some(quote.price_msat);
     if !follows || seconds.is_some_and(|seconds| seconds != quote.seconds) {
         return Err(bad_answer());
@@ -554,7 +560,7 @@ pub(super) struct Written {
 }
 
 /// Whom a request goes to.
-struct Peer {
+pub(super) struct Peer {
     key: crate::core::ids::PublicKey,
     name: String,
     relays: Vec<String>,
@@ -563,7 +569,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn of(provider: &Provider, mints: Vec<MintTerms>, lock: Option<LockTerms>) -> Self {
+    pub(super) fn of(provider: &Provider, mints: Vec<MintTerms>, lock: Option<LockTerms>) -> Self {
         let mints = if mints.is_empty() {
             accepted_mints(provider)
         } else {

@@ -277,6 +277,9 @@ impl Client {
             if now() <= lock.locktime {
                 return Landed::Later(locked_until(lock));
             }
+            if lock.hash.is_some() {
+                return self.put_back_hashed(token, lock).await;
+            }
             return match self.try_take_in(token, Some(lock.index)).await {
                 Ok(landed) => landed,
                 Err(error) => Landed::Later(error),
@@ -299,6 +302,20 @@ impl Client {
             Ok(Some(landed)) => landed,
             Ok(None) => self.take_in(token).await,
             Err(error) => Landed::Later(error),
+        }
+    }
+
+    /// The same with one that was locked to a hash: its preimage stays here.
+    async fn put_back_hashed(&self, token: &str, lock: &LockTo) -> Landed {
+        let session = match self.wallet().await {
+            Ok(session) => session,
+            Err(error) => return Landed::Later(error),
+        };
+        match session.wallet().take_back_hashed(token, lock).await {
+            Ok(redeemed) => Landed::Wallet(redeemed.net),
+            Err(WalletError::Spent) => Landed::Gone,
+            Err(error @ WalletError::TooSmall) => Landed::Worthless(error.to_string()),
+            Err(error) => Landed::Later(error.into()),
         }
     }
 

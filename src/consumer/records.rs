@@ -9,6 +9,8 @@
 //!   provider signed it.
 //! * `locks/<index>.json`: a token that is being locked to a provider, written
 //!   before the mint is asked; gone once a request has it.
+//! * `together/<number>.json`: a purchase from several providers, written before
+//!   its preimage is given away.
 //! * `leases/<lease>.<provider>.json`: leases that are known. Passwords of leases
 //!   that have one are in `ssh/passwords/`.
 //!
@@ -29,8 +31,10 @@ use sha2::{Digest, Sha256};
 use super::client::now;
 use super::files::{self, Lock};
 use super::history::Fate;
+use super::together::{SavedTogether, Stage};
 use crate::core::ids::{EventId, LeaseId, PaymentId, PublicKey, RequestId};
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::LockHash;
 use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 use crate::protocol::offer::Spec;
@@ -159,6 +163,9 @@ pub struct SavedRequest {
     /// What is paid by Lightning, where no money is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<SavedOrder>,
+    /// The purchase from several providers that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<u64>,
 }
 
 /// What is paid by Lightning.
@@ -579,7 +586,13 @@ impl Records {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn new_lock(&self, key: &LockKey, until: Timestamp, plain: &str) -> io::Result<SavedLock> {
+    pub fn new_lock(
+        &self,
+        key: &LockKey,
+        until: Timestamp,
+        hash: Option<&LockHash>,
+        plain: &str,
+    ) -> io::Result<SavedLock> {
         let requests: Vec<SavedRequest> = read_all(&self.root.join("requests"))?;
         let used = requests.into_iter().filter_map(|one| one.paid?.lock);
         let begun = self.locks()?.into_iter().map(|one| one.to);
@@ -590,6 +603,7 @@ impl Records {
                     key: key.clone(),
                     locktime: until,
                     index,
+                    hash: hash.cloned(),
                 },
                 plain: plain.to_owned(),
                 locked: None,
@@ -656,6 +670,46 @@ impl Records {
         let sent = asked.chain(given).map(|paid| paid.token);
         let locking = self.locks()?.into_iter().map(|lock| lock.plain);
         Ok(sent.chain(locking).collect())
+    }
+
+    /// Begins a purchase from several providers, with a number that no other has.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new_together(&self) -> io::Result<u64> {
+        let all: Vec<SavedTogether> = read_all(&self.root.join("together"))?;
+        let mut number = all.iter().map(|one| one.number + 1).max().unwrap_or(0);
+        loop {
+            let together = SavedTogether {
+                number,
+                stage: Stage::Holding,
+            };
+            let text = serde_json::to_vec(&together).map_err(io::Error::other)?;
+            if files::create_private(&self.together_path(number), &text)? {
+                return Ok(number);
+            }
+            number += 1;
+        }
+    }
+
+    /// Changes what is known of a purchase from several providers.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_together(&self, together: &SavedTogether) -> io::Result<()> {
+        files::write_json(&self.together_path(together.number), together)
+    }
+
+    /// A purchase from several providers.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn together(&self, number: u64) -> io::Result<Option<SavedTogether>> {
+        files::read_json(&self.together_path(number))
+    }
+
+    fn together_path(&self, number: u64) -> PathBuf {
+        self.root.join("together").join(format!("{number}.json"))
     }
 
     /// Payment ids of all tokens that are written down.

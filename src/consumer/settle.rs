@@ -126,6 +126,9 @@ impl Client {
         let (kind, provider_name) = (saved.kind.clone(), saved.provider_name.clone());
         let result = match saved.standing {
             Standing::Done | Standing::Lost => return Ok(None),
+            Standing::Open | Standing::Pending if saved.kind == "hold" => {
+                self.resume_hold(saved, wait, progress).await
+            }
             _ if saved.paygress.is_some() => self.resume_paygress(saved, wait, progress).await,
             Standing::TakeBack | Standing::Disputed => self.resume_take_back(saved).await,
             Standing::Open | Standing::Pending => {
@@ -254,7 +257,7 @@ impl Client {
         answer: &Answer,
     ) -> Result<(Option<KnownLease>, Vec<Refund>), ClientError> {
         match (saved.kind.as_str(), answer) {
-            ("spawn", Answer::Spawn(spawned)) => {
+            ("spawn" | "claim", Answer::Spawn(spawned)) => {
                 let mut lease = KnownLease {
                     provider: saved.provider,
                     provider_name: saved.provider_name.clone(),

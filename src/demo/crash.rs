@@ -22,6 +22,7 @@ use crate::compute::{
 };
 use crate::core::ids::{Name, PaymentId};
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::LockKey;
 use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
@@ -278,6 +279,25 @@ impl Wallet for Mortal<dyn Wallet> {
 
     fn calls(&self) -> Vec<(MintUrl, Call)> {
         self.inner.calls()
+    }
+
+    fn preimage(&self, index: u64) -> Result<Preimage, WalletError> {
+        self.inner.preimage(index)
+    }
+
+    async fn redeem_hashed(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        preimage: &Preimage,
+    ) -> Result<Redeemed, WalletError> {
+        let redeeming = self.inner.redeem_hashed(payment, token, preimage);
+        self.call("redeem_hashed", redeeming).await
+    }
+
+    async fn take_back_hashed(&self, token: &str, to: &LockTo) -> Result<Redeemed, WalletError> {
+        let taking = self.inner.take_back_hashed(token, to);
+        self.call("take_back_hashed", taking).await
     }
 
     async fn balances(&self) -> Result<BTreeMap<(MintUrl, Unit), Msat>, WalletError> {

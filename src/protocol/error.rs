@@ -94,6 +94,10 @@ codes! {
     MalformedToken = "malformed_token",
     /// The token is locked in a way that the provider cannot rely on.
     BadLock = "bad_lock",
+    /// The hold is over.
+    HoldOver = "hold_over",
+    /// Not the preimage of the token's hash.
+    BadPreimage = "bad_preimage",
     /// The token's mint is not on the list.
     MintNotAccepted = "mint_not_accepted",
     /// No new lease is paid at the token's mint now.

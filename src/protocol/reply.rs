@@ -53,8 +53,15 @@ pub enum Outcome {
 pub enum Answer {
     /// To `quote`.
     Quote(QuoteAnswer),
-    /// To `spawn`.
+    /// To `spawn` and to `claim`.
     Spawn(SpawnAnswer),
+    /// To `hold`.
+    Hold(HoldAnswer),
+    /// To `release`.
+    Release {
+        /// Which hold.
+        hold: LeaseId,
+    },
     /// To `topup`.
     Topup(TopupAnswer),
     /// To `status`.
@@ -127,6 +134,10 @@ pub struct LockTerms {
     /// When the provider reads the token, its locktime has to be at least so
     /// many seconds ahead.
     pub min_seconds: u64,
+    /// For so many seconds room is held for a token that is locked to a hash too
+    /// (NUT-14); its locktime has to be as much further ahead. Absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_seconds: Option<u64>,
 }
 
 /// How the provider takes Lightning.
@@ -231,6 +242,19 @@ pub struct SpawnAnswer {
     pub paid_msat: Msat,
     /// What the mint kept of it.
     pub mint_fee_msat: Msat,
+}
+
+/// Room is held, and nothing was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldAnswer {
+    /// Its id; the lease's, once it is claimed.
+    pub hold: LeaseId,
+    /// It has to be claimed before this.
+    pub until: Timestamp,
+    /// What the token leaves after the mint's fee.
+    pub net_msat: Msat,
+    /// The time that this buys, in seconds.
+    pub seconds: u64,
 }
 
 /// How a lease stands.

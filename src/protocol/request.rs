@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::{LeaseId, Name, RequestId};
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::LockKey;
 use crate::core::time::Timestamp;
 
@@ -34,6 +35,12 @@ pub enum Ask {
     Quote(Quote),
     /// Start a workload for this money.
     Spawn(Spawn),
+    /// Hold room for this money, which is locked to a hash, and take nothing yet.
+    Hold(Spawn),
+    /// Here is the preimage: take the money of my hold, and start the workload.
+    Claim(Claim),
+    /// I do not want what you hold for me.
+    Release(Release),
     /// More time for a lease.
     Topup(Topup),
     /// How is my lease?
@@ -54,6 +61,9 @@ impl Ask {
         match self {
             Self::Quote(_) => "quote",
             Self::Spawn(_) => "spawn",
+            Self::Hold(_) => "hold",
+            Self::Claim(_) => "claim",
+            Self::Release(_) => "release",
             Self::Topup(_) => "topup",
             Self::Status(_) => "status",
             Self::List => "list",
@@ -69,14 +79,19 @@ impl Ask {
             Self::Quote(_) | Self::Status(_) | Self::List | Self::Logs(_) | Self::Receipt(_) => {
                 true
             }
-            Self::Spawn(_) | Self::Topup(_) | Self::Stop(_) => false,
+            Self::Spawn(_)
+            | Self::Hold(_)
+            | Self::Claim(_)
+            | Self::Release(_)
+            | Self::Topup(_)
+            | Self::Stop(_) => false,
         }
     }
 
     /// The money that comes with it.
     pub fn token(&self) -> Option<&str> {
         match self {
-            Self::Spawn(ask) => ask.funds.token(),
+            Self::Spawn(ask) | Self::Hold(ask) => ask.funds.token(),
             Self::Topup(ask) => ask.funds.token(),
             _ => None,
         }
@@ -227,6 +242,22 @@ impl<'de> Deserialize<'de> for Funds {
             )),
         }
     }
+}
+
+/// Claims a hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Which hold.
+    pub hold: LeaseId,
+    /// What opens the token that came with it.
+    pub preimage: Preimage,
+}
+
+/// Ends a hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Which hold.
+    pub hold: LeaseId,
 }
 
 /// Ends a lease.

@@ -57,7 +57,7 @@ pub(super) struct Lanes {
 
 /// Whether a request asks a mint before it can be answered.
 pub(super) fn asks_a_mint(ask: &Ask) -> bool {
-    matches!(ask, Ask::Quote(_)) || ask.token().is_some()
+    matches!(ask, Ask::Quote(_)) || ask.token().is_some() || ask.order().is_some()
 }
 
 impl Lanes {

@@ -25,6 +25,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
 
 use super::ctx::Ctx;
+use super::merges::{self, Need};
 use super::steps::operation;
 use crate::core::lease::Purse;
 use crate::core::money::Msat;
@@ -277,6 +278,13 @@ async fn carry(ctx: Arc<Ctx>, hash: String) {
 
 async fn send(ctx: &Ctx, payout: &Payout) -> Heard {
     let most = payout.most;
+    let (mint, unit) = place(&payout.purse);
+    // Nothing else takes proofs there meanwhile.
+    let _place = match merges::tidy(ctx, &mint, &unit, Need::Order).await {
+        Ok(Some(place)) => place,
+        Ok(None) => return Heard::Refused("its proofs are being merged; try again".to_owned()),
+        Err(error) => return Heard::Refused(error.to_string()),
+    };
     // Refunds may have become due since it was written down.
     let still = free::look(ctx, &payout.purse, Msat::ZERO, true, move |_, standing| {
         Ok(allow(standing, Msat::ZERO, most, most))
@@ -286,7 +294,6 @@ async fn send(ctx: &Ctx, payout: &Payout) -> Heard {
         Ok(Err(refusal)) => return Heard::Refused(refusal.to_string()),
         Err(error) => return Heard::Refused(error.to_string()),
     }
-    let (mint, unit) = place(&payout.purse);
     // While its proofs are made ready, the wallet looks poorer than it is.
     let _sending = ctx.sends.begin();
     let melting = ctx.parts.wallet.melt(&mint, &unit, &payout.quote, most);

@@ -154,6 +154,7 @@ pub(super) fn rejection(rejection: &Rejection, accepted: &[String]) -> Refusal {
             "ask again with a new request id; the token is still yours",
         ),
         Rejection::NotPaid => invoice_expired(),
+        Rejection::HoldOver => hold_over(),
         Rejection::Internal(_) => WireError::new(
             Code::Internal,
             "the provider's wallet failed before anything was taken",
@@ -180,6 +181,15 @@ pub(super) fn invoice_expired() -> Refusal {
         Code::InvoiceExpired,
         "the invoice was not paid in time",
         "order again with a new request id; if you have paid all the same, it comes back as a refund",
+    )
+}
+
+/// Room is held for a token, and for nothing else.
+pub(super) fn no_token() -> Refusal {
+    WireError::new(
+        Code::InvalidRequest,
+        "it has no token",
+        "send a token with it",
     )
 }
 
@@ -292,6 +302,15 @@ pub(super) fn ended() -> Refusal {
         Code::LeaseEnded,
         "the lease has ended",
         "spawn a new one; the token is still yours",
+    )
+}
+
+/// The hold is over; nothing was taken.
+pub(super) fn hold_over() -> Refusal {
+    WireError::new(
+        Code::HoldOver,
+        "the hold is over; nothing was taken",
+        "take the token back after its locktime, and buy anew",
     )
 }
 

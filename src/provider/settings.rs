@@ -269,6 +269,9 @@ pub struct RequestPolicy {
     pub per_minute: u32,
     /// Leases that one key may have at once.
     pub leases_per_key: u32,
+    /// Purchases under way that one key may have when it asks for a hold; 0: there
+    /// are no holds.
+    pub holds_per_key: u32,
     /// Refusals that one key without a lease is told in a minute.
     pub errors_per_key_per_minute: u32,
     /// Refusals that are told in a minute to all keys without a lease, and as
@@ -393,6 +396,8 @@ pub struct Timing {
     pub look: Duration,
     /// How long a workload may take to come up, image pull included.
     pub provision: Duration,
+    /// How long room is held for a token that is locked to a hash.
+    pub hold: Duration,
     /// How long a mint may take to answer.
     pub mint: Duration,
     /// Between two probes of a mint that is well.
@@ -421,6 +426,7 @@ impl Default for RequestPolicy {
             per_key_per_minute: 30,
             per_minute: 600,
             leases_per_key: 8,
+            holds_per_key: 2,
             errors_per_key_per_minute: 10,
             errors_per_minute: 120,
             pow_bits: 0,
@@ -439,6 +445,7 @@ impl Default for Timing {
             sweep: Duration::from_secs(5),
             look: Duration::from_secs(30),
             provision: Duration::from_secs(300),
+            hold: Duration::from_secs(120),
             mint: Duration::from_secs(30),
             mint_probe: Duration::from_secs(24 * 3600),
             stop_grace: Duration::from_secs(10),

@@ -20,8 +20,11 @@ use crate::ledger::{
 
 mod collect;
 mod credit;
+mod hold;
 mod pay;
 mod refund;
+
+pub(super) use hold::drop_hold;
 
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,7 @@ pub(super) async fn take(
             Some(payment) => pay::redeem(ctx, &lease, payment).await,
             None => Ok(Taken::TryLater),
         },
+        Step::EndHold(id) => hold::end(ctx, &lease, id).await,
         Step::Resolve(id) => match paid(id) {
             Some(payment) => pay::resolve(ctx, payment).await,
             None => Ok(Taken::TryLater),

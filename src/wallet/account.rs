@@ -19,6 +19,7 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::Preimage;
 
 /// Name of the payment's id in a transaction's metadata.
 const PAY_ID: &str = "pay_id";
@@ -142,6 +143,7 @@ impl Account {
             units,
             input_fee_ppk: keysets.iter().filter_map(fee).min().unwrap_or(0),
             locks: locks(&metadata),
+            hash_locks: locks(&metadata) && metadata.mint_info.nuts.nut14.supported,
         })
     }
 
@@ -234,12 +236,14 @@ impl Account {
     /// a payment that was refused (E8), and nothing was taken. If one did, only
     /// the mint's own refusal says that nothing was taken.
     ///
-    /// `key` signs proofs that are locked to it.
+    /// `key` signs proofs that are locked to it; `preimage` opens those that are
+    /// locked to its hash.
     pub(super) async fn redeem(
         &self,
         payment: PaymentId,
         read: &Read,
         key: SecretKey,
+        preimage: Option<Preimage>,
     ) -> Result<Redeemed, WalletError> {
         let ys = points(&read.info.ys)?;
         match self.trace(&ys).await? {
@@ -258,6 +262,7 @@ impl Account {
         let options = ReceiveOptions {
             metadata: HashMap::from([(PAY_ID.to_owned(), payment.to_hex())]),
             p2pk_signing_keys: vec![key],
+            preimages: preimage.map(String::from).into_iter().collect(),
             ..ReceiveOptions::default()
         };
         let text = read.token.to_string();

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::LockKey;
 use crate::core::purse::{Merge, Piece};
 
@@ -95,7 +96,7 @@ pub(super) type Actors = BTreeMap<(MintUrl, Unit), Actor>;
 /// [`close`](Self::close) waits for that.
 pub struct CdkWallet {
     store: Store,
-    seed: Seed,
+    pub(super) seed: Seed,
     timeout: Duration,
     allow_any_mint: bool,
     /// Requests a minute of each mint on the list.
@@ -309,16 +310,18 @@ impl CdkWallet {
         Ok((read, actor))
     }
 
-    /// Redeems a token; `key` signs what is locked to it.
-    async fn redeem_with(
+    /// Redeems a token; `key` signs what is locked to it, `preimage` opens what is
+    /// locked to its hash.
+    pub(super) async fn redeem_with(
         &self,
         payment: PaymentId,
         token: &str,
         key: SecretKey,
+        preimage: Option<Preimage>,
     ) -> Result<Redeemed, WalletError> {
         let (read, actor) = self.read(token)?;
         self.order(&actor, move |account| {
-            Box::pin(async move { account.redeem(payment, &read, key).await })
+            Box::pin(async move { account.redeem(payment, &read, key, preimage).await })
         })
         .await
     }
@@ -425,7 +428,7 @@ impl Wallet for CdkWallet {
     }
 
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, locks::lock_secret(&self.seed)?)
+        self.redeem_with(payment, token, locks::lock_secret(&self.seed)?, None)
             .await
     }
 
@@ -482,8 +485,13 @@ impl Wallet for CdkWallet {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, locks::refund_secret(&self.seed, index)?)
-            .await
+        self.redeem_with(
+            payment,
+            token,
+            locks::refund_secret(&self.seed, index)?,
+            None,
+        )
+        .await
     }
 
     fn claim_key(&self, index: u64) -> Result<LockKey, WalletError> {
@@ -496,8 +504,31 @@ impl Wallet for CdkWallet {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, locks::claim_secret(&self.seed, index)?)
-            .await
+        self.redeem_with(
+            payment,
+            token,
+            locks::claim_secret(&self.seed, index)?,
+            None,
+        )
+        .await
+    }
+
+    fn preimage(&self, index: u64) -> Result<Preimage, WalletError> {
+        locks::preimage(&self.seed, index)
+    }
+
+    async fn redeem_hashed(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        preimage: &Preimage,
+    ) -> Result<Redeemed, WalletError> {
+        let (key, preimage) = (locks::lock_secret(&self.seed)?, preimage.clone());
+        self.redeem_with(payment, token, key, Some(preimage)).await
+    }
+
+    async fn take_back_hashed(&self, token: &str, to: &LockTo) -> Result<Redeemed, WalletError> {
+        self.reopen(token, to).await
     }
 
     async fn melt_quote(

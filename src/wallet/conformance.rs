@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{LockTo, MintUrl, ProofsState, RedemptionState, Unit, Wallet, WalletError, amount_of};
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::{HashLock, accept_hashed};
 use crate::core::payment::lock::{Lock, LockKey, accept};
 use crate::core::purse::{Merge, Piece, fee};
 use crate::core::time::Timestamp;
@@ -431,17 +432,24 @@ fn now() -> Timestamp {
 /// A token of `bench.other()` over about this many sat, locked to `key` until
 /// `locktime`.
 async fn locked(bench: &dyn Bench, sats: u64, key: LockKey, locktime: Timestamp) -> String {
+    let hash = None;
+    let index = 3;
+    let to = LockTo {
+        key,
+        locktime,
+        index,
+        hash,
+    };
+    locked_to(bench, sats, to).await
+}
+
+async fn locked_to(bench: &dyn Bench, sats: u64, to: LockTo) -> String {
     let (other, mint) = (bench.other(), bench.mint());
     let gift = bench.token(sats + 50).await;
     let payment = other.inspect(&gift).unwrap().payment;
     other.redeem(payment, &gift).await.unwrap();
     let plain = other.send(&mint, &Unit::Sat, sat(sats), true).await;
     let plain = plain.unwrap();
-    let to = LockTo {
-        key,
-        locktime,
-        index: 3,
-    };
     let lock = other.lock(&plain.token, &to).await.unwrap();
     assert_eq!(lock.face.checked_add(lock.fee), Some(plain.face));
     assert!(lock.face >= sat(sats), "the fee was included");
@@ -607,6 +615,102 @@ pub async fn a_mint_that_is_down_tells_nothing_of_an_invoice(bench: &dyn Bench) 
     assert_eq!(error.unwrap_err(), WalletError::TooSmall);
 }
 
+/// What is locked to a hash and to the wallet's key is redeemed with both and with
+/// nothing less, and not by who made it before the locktime.
+pub async fn redeems_what_is_hashed_with_the_preimage(bench: &dyn Bench) {
+    let (wallet, other) = (bench.wallet(), bench.other());
+    assert!(wallet.facts(&bench.mint()).await.unwrap().hash_locks);
+    let preimage = other.preimage(8).unwrap();
+    assert_eq!(other.preimage(8).unwrap(), preimage, "the same each time");
+    let wrong = other.preimage(9).unwrap();
+    assert_ne!(wrong, preimage);
+    let until = now().plus_secs(3600);
+    let to = LockTo {
+        key: wallet.lock_key(),
+        locktime: until,
+        index: 3,
+        hash: Some(preimage.hash()),
+    };
+    let token = locked_to(bench, 200, to.clone()).await;
+    let info = wallet.inspect(&token).unwrap();
+    let margin = std::time::Duration::from_secs(600);
+    let lock = accept_hashed(&info.locks, &[wallet.lock_key()], now(), margin);
+    let good = HashLock {
+        hash: preimage.hash(),
+        until,
+    };
+    assert_eq!(lock, Ok(good));
+    let before = balance(wallet, bench).await;
+    let tries = [
+        wallet.redeem(info.payment, &token).await,
+        wallet.redeem_hashed(info.payment, &token, &wrong).await,
+        other.redeem(info.payment, &token).await,
+        other.redeem_hashed(info.payment, &token, &preimage).await,
+        other.take_back_hashed(&token, &to).await,
+        wallet.take_back_hashed(&token, &to).await,
+    ];
+    for tried in tries {
+        assert!(matches!(tried, Err(WalletError::Refused(_))), "{tried:?}");
+    }
+    for either in [wallet, other] {
+        let found = either.recover().await.unwrap();
+        assert_eq!(found.unfinished, 0, "{found:?}");
+        assert_eq!(either.check(&token).await.unwrap(), ProofsState::Unspent);
+    }
+    let redeemed = wallet.redeem_hashed(info.payment, &token, &preimage).await;
+    let redeemed = redeemed.unwrap();
+    assert_eq!(redeemed.net.checked_add(redeemed.fee), Some(info.face));
+    let after = balance(wallet, bench).await;
+    assert_eq!(Some(after), before.checked_add(redeemed.net));
+    let state = wallet.redemption(info.payment, &token).await.unwrap();
+    assert_eq!(state, RedemptionState::Done(redeemed));
+    let late = other.take_back_hashed(&token, &to).await;
+    assert!(late.is_err(), "{late:?}");
+}
+
+/// After the locktime who made it takes it back without the preimage, however
+/// often it is tried.
+pub async fn takes_hashed_money_back_after_the_locktime(bench: &dyn Bench) {
+    let (wallet, other) = (bench.wallet(), bench.other());
+    let preimage = other.preimage(8).unwrap();
+    let until = now().plus_secs(2);
+    let to = LockTo {
+        key: wallet.lock_key(),
+        locktime: until,
+        index: 3,
+        hash: Some(preimage.hash()),
+    };
+    let token = locked_to(bench, 200, to.clone()).await;
+    let info = other.inspect(&token).unwrap();
+    let before = balance(other, bench).await;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let back = loop {
+        let stolen = wallet.redeem(info.payment, &token).await;
+        assert!(matches!(stolen, Err(WalletError::Refused(_))), "{stolen:?}");
+        match other.take_back_hashed(&token, &to).await {
+            Ok(back) => break back,
+            // By the wallet's clock or by the mint's.
+            Err(error) => assert!(
+                matches!(
+                    error,
+                    WalletError::Refused(_) | WalletError::OutcomeUnknown(_)
+                ),
+                "{error:?}"
+            ),
+        }
+        assert!(std::time::Instant::now() < end, "it never opens");
+    };
+    assert!(now() > until);
+    assert_eq!(back.net.checked_add(back.fee), Some(info.face));
+    let after = balance(other, bench).await;
+    assert_eq!(after, before.checked_add(back.net).unwrap());
+    let again = other.take_back_hashed(&token, &to).await;
+    assert_eq!(again, Ok(back), "asked again, the same, and once");
+    assert_eq!(balance(other, bench).await, after);
+    let late = wallet.redeem_hashed(info.payment, &token, &preimage).await;
+    assert_eq!(late, Err(WalletError::Spent));
+}
+
 /// Makes a test of every case, each with the bench that `$bench` (a future)
 /// gives. Call it in a module of its own.
 #[macro_export]
@@ -640,6 +744,8 @@ macro_rules! wallet_conformance {
             pays_no_more_than_it_may
             makes_ecash_of_a_paid_invoice_once
             a_mint_that_is_down_tells_nothing_of_an_invoice
+            redeems_what_is_hashed_with_the_preimage
+            takes_hashed_money_back_after_the_locktime
         );
     };
     ($bench:expr; $($case:ident)*) => {

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::{Conditions, Kind, LockKey};
 use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
@@ -421,7 +422,7 @@ fn spent(state: &MintState, token: &FakeToken) -> bool {
 
 impl MintState {
     /// Whether the holder of `key` can spend this token now (NUT-11).
-    fn opens(&self, token: &FakeToken, key: &LockKey) -> bool {
+    fn opens(&self, token: &FakeToken, key: &LockKey, preimage: Option<&Preimage>) -> bool {
         let now = self.now.unwrap_or_else(|| {
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
             Timestamp::from_secs(since.unwrap_or_default().as_secs())
@@ -430,8 +431,15 @@ impl MintState {
         locks.all(|lock| {
             let late = lock.locktime.is_some_and(|locktime| locktime < now);
             let refund = lock.refund_keys.iter().any(|one| one == key.as_str());
-            lock.kind == Kind::P2pk
-                && (lock.data == key.as_str() || late && (refund || lock.refund_keys.is_empty()))
+            let receiver = match lock.kind {
+                Kind::P2pk => lock.data == key.as_str(),
+                Kind::Htlc => {
+                    let ours = |one: &String| one == key.as_str();
+                    let opened = preimage.is_some_and(|one| one.hash().as_str() == lock.data);
+                    opened && (lock.extra_keys.is_empty() || lock.extra_keys.iter().any(ours))
+                }
+            };
+            receiver || late && (refund || lock.refund_keys.is_empty())
         })
     }
 }
@@ -650,6 +658,7 @@ impl FakeWallet {
         payment: PaymentId,
         token: &str,
         key: &LockKey,
+        preimage: Option<&Preimage>,
     ) -> Result<Redeemed, WalletError> {
         let (token, info, mint) = self.read(token)?;
         *mint.lock().redeem_calls.entry(payment).or_default() += 1;
@@ -663,7 +672,7 @@ impl FakeWallet {
                 return Err(WalletError::Spent);
             }
             let redeemed = Self::after_fee(&state, &token, &info)?;
-            if !state.opens(&token, key) {
+            if !state.opens(&token, key, preimage) {
                 return Err(WalletError::Refused("it is locked".to_owned()));
             }
             for id in token.ids() {
@@ -698,6 +707,7 @@ impl Wallet for FakeWallet {
             units: vec![Unit::Sat, Unit::Msat],
             input_fee_ppk: state.fee_ppk,
             locks: !state.keeps_no_locks,
+            hash_locks: !state.keeps_no_locks,
         })
     }
 
@@ -727,7 +737,8 @@ impl Wallet for FakeWallet {
     }
 
     async fn redeem(&self, payment: PaymentId, token: &str) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, &self.key(Key::Lock)).await
+        self.redeem_with(payment, token, &self.key(Key::Lock), None)
+            .await
     }
 
     async fn take_back(
@@ -736,7 +747,7 @@ impl Wallet for FakeWallet {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, &self.key(Key::Refund(index)))
+        self.redeem_with(payment, token, &self.key(Key::Refund(index)), None)
             .await
     }
 
@@ -750,8 +761,34 @@ impl Wallet for FakeWallet {
         token: &str,
         index: u64,
     ) -> Result<Redeemed, WalletError> {
-        self.redeem_with(payment, token, &self.key(Key::Claim(index)))
+        self.redeem_with(payment, token, &self.key(Key::Claim(index)), None)
             .await
+    }
+
+    fn preimage(&self, index: u64) -> Result<Preimage, WalletError> {
+        let mut hash = Sha256::new();
+        hash.update(self.seed.to_be_bytes());
+        hash.update([3]);
+        hash.update(index.to_be_bytes());
+        Ok(Preimage::from_bytes(hash.finalize().into()))
+    }
+
+    async fn redeem_hashed(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        preimage: &Preimage,
+    ) -> Result<Redeemed, WalletError> {
+        self.redeem_with(payment, token, &self.key(Key::Lock), Some(preimage))
+            .await
+    }
+
+    async fn take_back_hashed(&self, token: &str, to: &LockTo) -> Result<Redeemed, WalletError> {
+        let payment = self.inspect(token)?.payment;
+        if let RedemptionState::Done(done) = self.redemption(payment, token).await? {
+            return Ok(done);
+        }
+        self.take_back(payment, token, to.index).await
     }
 
     async fn lock(&self, token: &str, to: &LockTo) -> Result<SentToken, WalletError> {
@@ -774,10 +811,14 @@ impl Wallet for FakeWallet {
                 net
             };
             let units = super::token::whole_units(&info.unit, net).ok_or(WalletError::TooSmall)?;
+            let (kind, data, extra_keys) = match &to.hash {
+                None => (Kind::P2pk, to.key.to_string(), Vec::new()),
+                Some(hash) => (Kind::Htlc, hash.to_string(), vec![to.key.to_string()]),
+            };
             let lock = Conditions {
-                kind: Kind::P2pk,
-                data: to.key.to_string(),
-                extra_keys: Vec::new(),
+                kind,
+                data,
+                extra_keys,
                 n_sigs: None,
                 sig_all: false,
                 locktime: Some(to.locktime),

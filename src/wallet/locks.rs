@@ -15,6 +15,8 @@
 //! | `satlet/claim-key/1` | index | what others lock to that give us money back, [`Wallet::claim_key`](super::Wallet::claim_key) |
 //! | `satlet/locked-nonce/1` | key, locktime, index, position | nonce of a proof's secret (NUT-10) |
 //! | `satlet/locked-blinding/1` | key, locktime, index, position | its blinding factor (NUT-00) |
+//! | `satlet/hashed-nonce/1`, `satlet/hashed-blinding/1` | key, hash, locktime, index, position | the same where it is locked to a hash too (NUT-14) |
+//! | `satlet/preimage/1` | index | a preimage, [`Wallet::preimage`](super::Wallet::preimage) |
 //!
 //! So a token that was locked can be made again from what is in [`LockTo`]: cdk's
 //! own locked sends draw their outputs at random, and lose them with the mint's
@@ -36,6 +38,7 @@ use super::errors::{maybe_sent, nothing_sent, store};
 use super::recovery::Seed;
 use super::token::{self, MAX_PROOFS, Read};
 use super::{ProofsState, SentToken, WalletError};
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::{Conditions, Kind, LockKey, LockTo};
 use crate::core::time::Timestamp;
 
@@ -125,6 +128,12 @@ pub(super) fn claim_secret(seed: &Seed, index: u64) -> Result<SecretKey, WalletE
     derive(seed, "satlet/claim-key/1", &[&index.to_be_bytes()])
 }
 
+/// The preimage number `index`.
+pub(super) fn preimage(seed: &Seed, index: u64) -> Result<Preimage, WalletError> {
+    let secret = derive(seed, "satlet/preimage/1", &[&index.to_be_bytes()])?;
+    Ok(Preimage::from_bytes(secret.to_secret_bytes()))
+}
+
 /// Whether a key is a point on the curve (secp256k1), so that somebody may have
 /// its secret and a token can be locked to it.
 pub fn is_point(key: &LockKey) -> bool {
@@ -169,7 +178,10 @@ fn output(
     keyset: Id,
     amount: u64,
 ) -> Result<Output, WalletError> {
-    let key = format!("{}\n", to.key);
+    let (key, what) = match &to.hash {
+        None => (format!("{}\n", to.key), "locked"),
+        Some(hash) => (format!("{}\n{hash}\n", to.key), "hashed"),
+    };
     let position = u64::try_from(position).unwrap_or(u64::MAX).to_be_bytes();
     let locktime = to.locktime.as_secs();
     let parts: [&[u8]; 4] = [
@@ -178,14 +190,22 @@ fn output(
         &to.index.to_be_bytes(),
         &position,
     ];
-    let nonce = derive(seed, "satlet/locked-nonce/1", &parts)?.to_secret_hex();
-    let blinding = derive(seed, "satlet/locked-blinding/1", &parts)?;
+    let nonce = derive(seed, &format!("satlet/{what}-nonce/1"), &parts)?.to_secret_hex();
+    let blinding = derive(seed, &format!("satlet/{what}-blinding/1"), &parts)?;
     let refund = public(&refund_secret(seed, to.index)?)?;
     // By hand: the same bytes each time. All of it is hexadecimal or digits.
-    let secret = format!(
-        r#"["P2PK",{{"nonce":"{nonce}","data":"{}","tags":[["locktime","{locktime}"],["refund","{refund}"],["sigflag","SIG_INPUTS"]]}}]"#,
-        to.key
-    );
+    let tags =
+        format!(r#"["locktime","{locktime}"],["refund","{refund}"],["sigflag","SIG_INPUTS"]"#);
+    let secret = match &to.hash {
+        None => format!(
+            r#"["P2PK",{{"nonce":"{nonce}","data":"{}","tags":[{tags}]}}]"#,
+            to.key
+        ),
+        Some(hash) => format!(
+            r#"["HTLC",{{"nonce":"{nonce}","data":"{hash}","tags":[["pubkeys","{}"],{tags}]}}]"#,
+            to.key
+        ),
+    };
     let secret = Secret::from_str(&secret).map_err(store)?;
     let blinded = blind_message(secret.as_bytes(), Some(blinding.clone()));
     let (blinded, blinding) = blinded.map_err(store)?;
@@ -202,8 +222,30 @@ impl Account {
     pub(super) async fn lock(&self, read: &Read, to: &LockTo) -> Result<SentToken, WalletError> {
         cdk::nuts::PublicKey::from_hex(to.key.as_str())
             .map_err(|_| WalletError::Malformed("the lock key is not a point".to_owned()))?;
+        self.lock_with(read, to, None).await
+    }
+
+    /// Takes a token back that was locked to a hash, after its locktime: as a token
+    /// that is locked to `own`, which is ours, and that is redeemed like any other.
+    /// cdk itself spends such a token with the preimage alone, which nobody is to
+    /// see. Called again with the same, it gives the same token.
+    pub(super) async fn open_hashed(
+        &self,
+        read: &Read,
+        own: &LockTo,
+        key: SecretKey,
+    ) -> Result<SentToken, WalletError> {
+        self.lock_with(read, own, Some(key)).await
+    }
+
+    async fn lock_with(
+        &self,
+        read: &Read,
+        to: &LockTo,
+        key: Option<SecretKey>,
+    ) -> Result<SentToken, WalletError> {
         let proofs = match self.check(&read.info.ys).await? {
-            ProofsState::Unspent => self.lock_now(read, to).await?,
+            ProofsState::Unspent => self.lock_now(read, to, key).await?,
             ProofsState::Spent => self.locked_before(to).await?,
             ProofsState::Pending => {
                 return Err(WalletError::OutcomeUnknown(
@@ -224,8 +266,20 @@ impl Account {
         })
     }
 
-    async fn lock_now(&self, read: &Read, to: &LockTo) -> Result<Proofs, WalletError> {
-        let (proofs, net) = self.worth(read).await?;
+    async fn lock_now(
+        &self,
+        read: &Read,
+        to: &LockTo,
+        key: Option<SecretKey>,
+    ) -> Result<Proofs, WalletError> {
+        let (mut proofs, net) = self.worth(read).await?;
+        if let Some(key) = key {
+            for proof in &mut proofs {
+                // Without a preimage: by the refund key (NUT-14).
+                proof.add_preimage(String::new());
+                proof.sign_p2pk(key.clone()).map_err(store)?;
+            }
+        }
         let keyset = self.wallet.active_keyset().await;
         let keyset = keyset.map_err(|error| nothing_sent(&error))?;
         let known = keyset.keys.iter().map(|(amount, _)| u64::from(*amount));
@@ -335,6 +389,7 @@ fn split(mut amount: u64, mut known: Vec<u64>) -> Option<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::payment::hash_lock::{HashLock, accept_hashed};
 
     fn seed(n: u8) -> Seed {
         Seed([n; 64])
@@ -371,6 +426,7 @@ mod tests {
             key: public(&lock_secret(&seed(2)).unwrap()).unwrap(),
             locktime: Timestamp::from_secs(1_790_003_600),
             index: 7,
+            hash: None,
         };
         let id = Id::from_str("00ad268c4d1f5826").unwrap();
         let make = |to: &LockTo, position| output(&seed(1), to, position, id, 8).unwrap();
@@ -390,7 +446,30 @@ mod tests {
             index: 8,
             ..to.clone()
         };
-        for other in [make(&to, 1), make(&later, 0), make(&next, 0)] {
+        let preimage = preimage(&seed(1), 3).unwrap();
+        let hashed = LockTo {
+            hash: Some(preimage.hash()),
+            ..to.clone()
+        };
+        let stated = conditions(&make(&hashed, 0).secret).unwrap().unwrap();
+        let ours = std::slice::from_ref(&to.key);
+        let lock = accept_hashed(
+            &[Some(stated)],
+            ours,
+            Timestamp::default(),
+            std::time::Duration::ZERO,
+        );
+        let good = HashLock {
+            hash: preimage.hash(),
+            until: to.locktime,
+        };
+        assert_eq!(lock, Ok(good));
+        for other in [
+            make(&to, 1),
+            make(&later, 0),
+            make(&next, 0),
+            make(&hashed, 0),
+        ] {
             assert_ne!(one.secret, other.secret);
             assert_ne!(one.blinding, other.blinding);
         }

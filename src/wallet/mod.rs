@@ -13,6 +13,7 @@ pub mod conformance;
 mod errors;
 #[cfg(any(test, feature = "demo"))]
 pub mod fake;
+mod hashed;
 mod invoices;
 mod keysets;
 mod locks;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ids::PaymentId;
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::Preimage;
 use crate::core::payment::lock::{Conditions, LockKey};
 use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
@@ -169,6 +171,9 @@ pub struct MintFacts {
     /// at locked money again (NUT-07, NUT-09). At others a lock is worth nothing.
     #[serde(default)]
     pub locks: bool,
+    /// Whether it keeps locks to a hash besides (NUT-14).
+    #[serde(default)]
+    pub hash_locks: bool,
 }
 
 impl Unit {
@@ -475,6 +480,35 @@ pub trait Wallet: Send + Sync {
     /// What came of the requests to mints since this was last called: the newest
     /// of each mint, 64 at most, oldest first.
     fn calls(&self) -> Vec<(MintUrl, Call)>;
+
+    /// Preimage number `index`, to lock tokens to its hash. From the seed and the
+    /// number alone.
+    ///
+    /// # Errors
+    /// `Store`.
+    fn preimage(&self, index: u64) -> Result<Preimage, WalletError>;
+
+    /// As [`redeem`](Self::redeem), for what is locked to the hash of `preimage`
+    /// and to [`lock_key`](Self::lock_key).
+    ///
+    /// # Errors
+    /// As `redeem`; with another preimage `Refused`.
+    async fn redeem_hashed(
+        &self,
+        payment: PaymentId,
+        token: &str,
+        preimage: &Preimage,
+    ) -> Result<Redeemed, WalletError>;
+
+    /// Takes a token back that [`lock`](Self::lock) locked to a hash, after its
+    /// locktime and without the preimage. Costs two fees of the mint. It asks
+    /// before it redeems: safe to call again, until it succeeds.
+    ///
+    /// # Errors
+    /// As `redeem`; before the locktime `Refused`, and nothing is sent. `Spent`: its
+    /// receiver had the preimage. `OutcomeUnknown`: call it again; also where the
+    /// mint's clock is behind ours.
+    async fn take_back_hashed(&self, token: &str, to: &LockTo) -> Result<Redeemed, WalletError>;
 
     /// What the wallet holds, spendable, by mint and unit.
     ///

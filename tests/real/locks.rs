@@ -103,6 +103,12 @@ async fn nutshell_keeps_locks() {
     };
     conformance::a_thief_gets_no_locked_money(&bench).await;
     conformance::claims_what_comes_back_to_it(&bench).await;
+    let bench = match NutshellBench::start().await {
+        Ok(bench) => bench,
+        Err(why) => skip!("{why}"),
+    };
+    conformance::redeems_what_is_hashed_with_the_preimage(&bench).await;
+    conformance::takes_hashed_money_back_after_the_locktime(&bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -507,6 +507,7 @@ async fn a_provider_that_stays_silent_costs_the_mint_s_fees_alone() {
     provider.lock = Some(LockTerms {
         key: wallet.lock_key(),
         min_seconds: 1,
+        hold_seconds: None,
     });
     let options = ClientOptions {
         relays: vec![world.relay.url()],

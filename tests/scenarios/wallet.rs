@@ -362,6 +362,7 @@ async fn a_lock_whose_answer_is_lost_is_made_again() {
             key: receiver.lock_key(),
             locktime: Timestamp::from_secs(4_000_000_000),
             index: index as u64,
+            hash: None,
         };
         let plain = stage.token(333).await;
         let before = total(&receiver).await;
@@ -383,6 +384,7 @@ async fn a_lock_whose_answer_is_lost_is_made_again() {
         key: receiver.lock_key(),
         locktime: Timestamp::from_secs(4_000_000_000),
         index: 99,
+        hash: None,
     };
     let error = stage.payer.lock(&plain, &to).await;
     assert_eq!(error, Err(WalletError::Spent));
@@ -401,6 +403,7 @@ async fn a_locked_payment_survives_a_lost_answer() {
             key: wallet.lock_key(),
             locktime: Timestamp::from_secs(4_000_000_000),
             index: index as u64,
+            hash: None,
         };
         let plain = stage.token(333).await;
         let locked = stage.payer.lock(&plain, &to).await.unwrap().token;

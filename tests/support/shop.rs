@@ -205,7 +205,16 @@ impl Shop {
 
     /// An open shop with other settings.
     pub async fn open_with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::open_at(None, change).await
+        Self::build(FakeMint::new(MINT), OPENING, None, change).await
+    }
+
+    /// An open shop at this mint, whose clock starts then.
+    pub async fn open_in(
+        mint: FakeMint,
+        opening: Timestamp,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::build(mint, opening, None, change).await
     }
 
     /// An open shop with another wallet, whose mint is among its settings.
@@ -213,11 +222,19 @@ impl Shop {
         purse: Option<Arc<dyn Wallet>>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        Self::build(FakeMint::new(MINT), OPENING, purse, change).await
+    }
+
+    async fn build(
+        mint: FakeMint,
+        opening: Timestamp,
+        purse: Option<Arc<dyn Wallet>>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mint = FakeMint::new(MINT);
         let mut settings = settings(dir.path(), MINT);
         change(&mut settings);
-        let clock = TokioClock::starting_at(OPENING);
+        let clock = TokioClock::starting_at(opening);
         let wallet = FakeWallet::new([mint.clone()]);
         // No token is older than the ledger.
         wallet.set_time(Timestamp::from_secs(u64::MAX));

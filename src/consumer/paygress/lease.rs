@@ -90,6 +90,7 @@ impl Client {
             paygress: Some(more),
             fate: None,
             order: None,
+            together: None,
         });
         let written = self.keep(made, Some(paid), unwritten).await?;
         progress("waiting for the provider");

@@ -194,6 +194,7 @@ impl Client {
             paygress: Some(info),
             fate: None,
             order: None,
+            together: None,
         }
     }
 }

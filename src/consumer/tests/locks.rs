@@ -14,6 +14,7 @@ fn world(script: impl Fn(&Request, usize) -> Vec<Outcome> + Send + Sync + 'stati
     *world.stage.lock.lock().unwrap() = Some(LockTerms {
         key: provider.lock_key(),
         min_seconds: 480,
+        hold_seconds: None,
     });
     Locked { world, provider }
 }
@@ -237,8 +238,14 @@ async fn a_crash_while_locking_loses_nothing() {
             let plain = wallet.send(&mint, &Unit::Sat, sat(40), true).await;
             let (plain, key) = (plain.unwrap().token, locked.provider.lock_key());
             let records = client.records();
-            let saved = records.new_lock(&key, now().plus_secs(1), &plain).unwrap();
-            let next = records.new_lock(&key, now(), &plain).unwrap().to.index;
+            let saved = records
+                .new_lock(&key, now().plus_secs(1), None, &plain)
+                .unwrap();
+            let next = records
+                .new_lock(&key, now(), None, &plain)
+                .unwrap()
+                .to
+                .index;
             assert_ne!(next, saved.to.index, "no key is used twice");
             records.remove_lock(next).unwrap();
             if asked {

@@ -109,6 +109,7 @@ async fn top_ups_of_leases_that_a_provider_tells_of_are_locked_too() {
     *world.stage.lock.lock().unwrap() = Some(LockTerms {
         key: provider.lock_key(),
         min_seconds: 480,
+        hold_seconds: None,
     });
     world.stage.act(|request, _| match &request.ask {
         Ask::List => vec![done(Answer::List {

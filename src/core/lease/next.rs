@@ -23,6 +23,8 @@ pub struct Pace {
 pub enum Step {
     /// Ask the mint about the proofs, and if they are unspent redeem them.
     Redeem(PaymentId),
+    /// Note that nobody gave the preimage that a held payment waited for.
+    EndHold(PaymentId),
     /// Find out what became of a redemption; never redeem.
     Resolve(PaymentId),
     /// Ask whether an invoice is paid, and if so make ecash of it.
@@ -125,6 +127,8 @@ fn payment_step(payment: &Payment) -> Option<Step> {
         // A redemption is begun and ended by one step; met at rest, its process died.
         PaymentState::Redeeming | PaymentState::Unknown => Some(Step::Resolve(id)),
         PaymentState::Invoiced | PaymentState::Lapsed => Some(Step::Collect(id)),
+        // Its deadline is its lease's.
+        PaymentState::Held => None,
         PaymentState::Redeemed | PaymentState::Settled | PaymentState::Rejected => None,
     }
 }
@@ -150,6 +154,14 @@ fn phase_plan(lease: &Lease, payments: &[Payment], pace: &Pace, now: Timestamp) 
 /// What becomes of the payment decides. But room is not held for ever for a mint
 /// that has gone silent: money that turns up later goes back.
 fn reserved_plan(payments: &[Payment], pace: &Pace, now: Timestamp) -> Plan {
+    let mut held = payments.iter().filter(|p| p.state == PaymentState::Held);
+    if let Some(payment) = held.next() {
+        return if payment.is_held(now) {
+            Plan::WaitUntil(payment.deadline)
+        } else {
+            Plan::Do(Step::EndHold(payment.id))
+        };
+    }
     let latest = payments.iter().map(|payment| payment.deadline).max();
     match latest.map(|deadline| deadline.plus_secs(pace.patience)) {
         Some(until) if now < until => Plan::WaitUntil(until),

@@ -396,6 +396,7 @@ fn a_step_that_waits_holds_up_nothing_that_does_not_hang_on_it() {
         added_seconds: 0,
         rejection: None,
         invoice: None,
+        hold: None,
     };
     let unknown = [payment(crate::core::payment::PaymentState::Unknown)];
     let resolve = Step::Resolve(unknown[0].id);
@@ -427,6 +428,13 @@ fn a_step_that_waits_holds_up_nothing_that_does_not_hang_on_it() {
     let held = reserved();
     assert_eq!(plan(&held, 599, &mint_down), Plan::WaitUntil(at(600)));
     assert_eq!(plan(&held, 600, &mint_down), Plan::Do(Step::GiveUp));
+    // Room for a preimage is held until the deadline and no longer.
+    let mut waits = payment(crate::core::payment::PaymentState::Held);
+    waits.deadline = at(120);
+    let (id, waits) = (waits.id, [waits]);
+    let plan_held = |secs| Plan::of(&held, &waits, &pace(), at(secs));
+    assert_eq!(plan_held(119), Plan::WaitUntil(at(120)));
+    assert_eq!(plan_held(120), Plan::Do(Step::EndHold(id)));
     // A workload that cannot be stopped is destroyed in the end.
     let stuck = after(&expiring());
     let down = [resolve, Step::StopWorkload];

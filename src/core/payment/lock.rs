@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hash_lock::LockHash;
 use crate::core::time::Timestamp;
 
 #[cfg(test)]
@@ -82,6 +83,9 @@ pub struct LockTo {
     pub locktime: Timestamp,
     /// Number of our refund key; used for one token only.
     pub index: u64,
+    /// A hash whose preimage the receiver needs besides (NUT-14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<LockHash>,
 }
 
 /// What has to be shown to spend a proof.
@@ -137,6 +141,21 @@ pub enum BadLock {
     /// Locked to a hash.
     #[error("it is locked to a hash (NUT-14)")]
     Htlc,
+    /// Not locked to a hash, where it has to be.
+    #[error("it is not locked to a hash (NUT-14)")]
+    NotHashed,
+    /// What stands for a hash is none.
+    #[error("its hash is not 64 lower-case hexadecimal digits")]
+    NotAHash,
+    /// Its proofs are locked to different hashes.
+    #[error("its proofs are locked to more than one hash")]
+    OtherHash,
+    /// Whoever has the preimage could spend it.
+    #[error("it is locked to no key beside the hash")]
+    NoKey,
+    /// It would never come back to who made it.
+    #[error("it is locked to a hash without a locktime")]
+    NoLocktime,
     /// Locked to a key that is not ours.
     #[error("it is locked to another key")]
     WrongKey,

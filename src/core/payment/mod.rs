@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::ids::{LeaseId, PaymentId, PublicKey, RequestId};
 use super::money::Msat;
 use super::time::Timestamp;
+use hold::Hold;
 
+pub mod hash_lock;
+pub mod hold;
 mod invoice;
 pub mod lock;
 #[cfg(test)]
@@ -30,6 +33,9 @@ pub enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PaymentState {
+    /// Written down, with room held for it, until its owner gives the preimage
+    /// that opens its token. The mint was asked whether that is unspent.
+    Held,
     /// Written down, with room held for it. The mint has not been told.
     Reserved,
     /// The one call of `redeem` has begun, or is about to.
@@ -87,6 +93,9 @@ pub struct Payment {
     /// The invoice, where it is paid by Lightning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invoice: Option<Invoice>,
+    /// What it waits for, or waited for, if it was held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
 }
 
 /// Why nothing was taken.
@@ -117,6 +126,8 @@ pub enum Rejection {
     Internal(String),
     /// The invoice was not paid, and is asked about no more.
     NotPaid,
+    /// It was held, and nobody gave the preimage.
+    HoldOver,
 }
 
 impl std::fmt::Debug for Payment {
@@ -171,7 +182,7 @@ impl Payment {
     /// The rules do not allow it, such as redeeming twice.
     pub fn learn(mut self, learnt: Learnt) -> Result<Self, Forbidden> {
         use PaymentState::{
-            Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
+            Held, Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
         };
         let forbidden = Forbidden {
             from: self.state,
@@ -188,7 +199,7 @@ impl Payment {
                 Redeemed
             }
             (Redeeming, Learnt::Lost) => Unknown,
-            (Reserved | Redeeming | Unknown, Learnt::NotTaken(why)) => {
+            (Held | Reserved | Redeeming | Unknown, Learnt::NotTaken(why)) => {
                 self.rejection = Some(why);
                 Rejected
             }
@@ -214,7 +225,7 @@ impl Payment {
         !matches!(self.state, PaymentState::Settled | PaymentState::Rejected)
     }
 
-    /// The token is needed no more once nothing can come of it.
+    /// The token, and its preimage, are needed no more once nothing can come of it.
     pub fn forget_token(&mut self) {
         if !self.is_open() {
             self.token.clear();

@@ -1,3 +1,5 @@
+use super::hash_lock::Preimage;
+use super::hold::NotClaimed;
 use super::*;
 
 fn payment() -> Payment {
@@ -19,6 +21,7 @@ fn payment() -> Payment {
         added_seconds: 0,
         rejection: None,
         invoice: None,
+        hold: None,
     }
 }
 
@@ -80,7 +83,7 @@ fn an_invoice_is_asked_about_ever_more_seldom_and_when_something_hangs_on_it() {
 #[test]
 fn only_these_changes_are_allowed() {
     use PaymentState::{
-        Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
+        Held, Invoiced, Lapsed, Redeemed, Redeeming, Rejected, Reserved, Settled, Unknown,
     };
     let not_taken = Learnt::NotTaken(Rejection::Spent);
     let learnt = [
@@ -95,6 +98,7 @@ fn only_these_changes_are_allowed() {
     let allowed = [
         (Reserved, Learnt::Unspent, Redeeming),
         (Reserved, not_taken.clone(), Rejected),
+        (Held, not_taken.clone(), Rejected),
         (Redeeming, redeemed(), Redeemed),
         (Redeeming, not_taken.clone(), Rejected),
         (Redeeming, Learnt::Lost, Unknown),
@@ -107,7 +111,7 @@ fn only_these_changes_are_allowed() {
         (Redeemed, Learnt::Settled, Settled),
     ];
     for from in [
-        Reserved, Redeeming, Unknown, Redeemed, Settled, Rejected, Invoiced, Lapsed,
+        Held, Reserved, Redeeming, Unknown, Redeemed, Settled, Rejected, Invoiced, Lapsed,
     ] {
         for what in &learnt {
             let to = allowed
@@ -152,4 +156,45 @@ fn the_token_is_kept_as_long_as_something_can_come_of_it_and_never_shown() {
         closed.forget_token();
         assert!(!closed.is_open() && closed.token.is_empty(), "{state:?}");
     }
+}
+
+/// A payment that is held until second 100, and may be redeemed until second 500.
+fn held() -> Payment {
+    let hold = Hold {
+        hash: Preimage::from_bytes([7; 32]).hash(),
+        redeem_by: Timestamp::from_secs(500),
+        preimage: None,
+    };
+    Payment {
+        hold: Some(hold),
+        ..in_state(PaymentState::Held)
+    }
+}
+
+#[test]
+fn a_held_payment_is_claimed_once_in_time_and_with_its_preimage() {
+    let (right, wrong) = (Preimage::from_bytes([7; 32]), Preimage::from_bytes([8; 32]));
+    let claim = RequestId::new(uuid::Uuid::from_u128(9));
+    let at = Timestamp::from_secs;
+    let late = held().claim(&right, claim, at(100), 300).unwrap_err();
+    assert_eq!(late, NotClaimed::Over);
+    let other = held().claim(&wrong, claim, at(99), 300).unwrap_err();
+    assert_eq!(other, NotClaimed::Preimage);
+    let claimed = held().claim(&right, claim, at(99), 300).unwrap();
+    assert_eq!(claimed.state, PaymentState::Reserved);
+    assert_eq!((claimed.request, claimed.deadline), (claim, at(399)));
+    assert_eq!(claimed.hold.clone().unwrap().preimage, Some(right.clone()));
+    let near = held().claim(&right, claim, at(99), 900).unwrap();
+    assert_eq!(near.deadline, at(500), "its locktime is near");
+    let twice = claimed.clone().claim(&right, claim, at(99), 300);
+    assert_eq!(twice.unwrap_err(), NotClaimed::Before);
+    let over = held().learn(Learnt::NotTaken(Rejection::HoldOver)).unwrap();
+    let late = over.claim(&right, claim, at(1), 300).unwrap_err();
+    assert_eq!(late, NotClaimed::Over, "it was released");
+    assert!(held().learn(Learnt::Unspent).is_err(), "not without it");
+    assert!(!format!("{:?}", claimed.hold).contains("0707"));
+    // An old row has no such field.
+    let row = serde_json::to_value(payment()).unwrap();
+    assert!(row.get("hold").is_none());
+    assert!(serde_json::from_value::<Payment>(row).unwrap() == payment());
 }

@@ -97,6 +97,7 @@ impl Sample {
             added_seconds: self.lease.sold_seconds - before,
             rejection: None,
             invoice: None,
+            hold: None,
         });
     }
 

@@ -218,6 +218,7 @@ fn payment(
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
+        hold: None,
         invoice: Some(Invoice {
             quote: quote.id.clone(),
             bolt11: quote.bolt11.clone(),

@@ -2,6 +2,7 @@
 //! done and leaves the answer to the lease's own task.
 
 mod gift;
+mod hold;
 mod invoice;
 mod list;
 mod logs;
@@ -53,6 +54,9 @@ pub(super) async fn handle(
     match &request.ask {
         Ask::Quote(ask) => quote::handle(ctx, owner, request.request_id, ask).await,
         Ask::Spawn(ask) => spawn::handle(ctx, owner, request.request_id, ask).await,
+        Ask::Hold(ask) => hold::handle(ctx, owner, request.request_id, ask).await,
+        Ask::Claim(ask) => hold::claim(ctx, owner, request.request_id, ask).await,
+        Ask::Release(ask) => hold::release(ctx, owner, &ask.hold).await,
         Ask::Topup(ask) => {
             topup::handle(ctx, owner, request.request_id, ask, None, Locks::Good).await
         }

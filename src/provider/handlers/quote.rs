@@ -57,6 +57,8 @@ pub(super) async fn handle(
         lock: Some(LockTerms {
             key: ctx.parts.wallet.lock_key(),
             min_seconds: ctx.settings().timing.lock_margin().as_secs(),
+            hold_seconds: (ctx.settings().requests.holds_per_key > 0)
+                .then(|| ctx.settings().timing.hold.as_secs()),
         }),
         lightning: super::lightning_terms(ctx.settings()),
         gives: tier.resources,

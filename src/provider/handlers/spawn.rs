@@ -6,11 +6,12 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::quote::{room, unit_name};
-use super::{Handled, claim_proofs, commit, gift, invoice, link};
+use super::{Handled, claim_proofs, commit, gift, hold, invoice, link};
 use crate::compute::WorkloadSpec;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
 use crate::core::lease::Lease;
 use crate::core::money::Msat;
+use crate::core::payment::hash_lock::accept_hashed;
 use crate::core::payment::lock::{self, LockKey};
 use crate::core::payment::{Payment, PaymentState, Purpose};
 use crate::core::pricing::Tier;
@@ -34,6 +35,42 @@ pub(super) async fn handle(
     id: RequestId,
     ask: &Spawn,
 ) -> Result<Handled, Refusal> {
+    match &ask.funds {
+        Funds::Token(_) => {}
+        Funds::Gift => {
+            let (accepted, refund_key) = accepted(ctx, owner, ask)?;
+            return gift::handle(ctx, owner, id, accepted, refund_key).await;
+        }
+        Funds::Invoice(order) => {
+            let (accepted, refund_key) = accepted(ctx, owner, ask)?;
+            return invoice::spawn(ctx, owner, id, accepted, order, refund_key).await;
+        }
+    }
+    let priced = asked(ctx, owner, ask, Locks::Good).await?;
+    let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
+    Ok(Handled::Later(lease))
+}
+
+/// What a spawn asks for, with the token that buys it.
+pub(super) async fn asked(
+    ctx: &Ctx,
+    owner: PublicKey,
+    ask: &Spawn,
+    locks: Locks,
+) -> Result<Priced, Refusal> {
+    let token = ask.funds.token().ok_or_else(refuse::no_token)?;
+    let (accepted, refund_key) = accepted(ctx, owner, ask)?;
+    let mut priced = priced(ctx, accepted, token, locks).await?;
+    priced.refund_key = refund_key;
+    Ok(priced)
+}
+
+/// What a spawn asks for, and the key for its refunds.
+fn accepted(
+    ctx: &Ctx,
+    owner: PublicKey,
+    ask: &Spawn,
+) -> Result<(Accepted, Option<LockKey>), Refusal> {
     let refund_key = validate::refund_key(ask.refund_key.as_ref())?;
     let price = ask.quote_id.map_or(Price::AsOfNow, |_| Price::AsQuoted);
     let mut wanted = ask.wanted.clone();
@@ -44,17 +81,7 @@ pub(super) async fn handle(
     if let Some(quote) = ask.quote_id {
         accepted.tier.rate_msat_per_s = quoted_rate(ctx, owner, quote, &accepted.tier)?;
     }
-    let token = match &ask.funds {
-        Funds::Token(token) => token,
-        Funds::Gift => return gift::handle(ctx, owner, id, accepted, refund_key).await,
-        Funds::Invoice(order) => {
-            return invoice::spawn(ctx, owner, id, accepted, order, refund_key).await;
-        }
-    };
-    let mut priced = priced(ctx, accepted, token, Locks::Good).await?;
-    priced.refund_key = refund_key;
-    let lease = buy(ctx, owner, id, priced, None, |_, _| Ok(())).await?;
-    Ok(Handled::Later(lease))
+    Ok((accepted, refund_key))
 }
 
 /// Which spending conditions a token may have.
@@ -62,16 +89,20 @@ pub(super) async fn handle(
 pub(in crate::provider) enum Locks {
     /// None, or a lock to our key that holds long enough.
     Good,
+    /// To our key and a hash, held for as long as room is held besides.
+    Hashed,
     /// None: what clients of the older dialect know.
     None,
 }
 
 /// What is wanted, with a token that buys it.
 pub(in crate::provider) struct Priced {
-    accepted: Accepted,
+    pub(super) accepted: Accepted,
     info: TokenInfo,
     token: String,
     refund_key: Option<LockKey>,
+    /// What the token leaves after the mint's fee.
+    pub(super) net: Msat,
 }
 
 /// Whether the token buys what is accepted; nothing is taken.
@@ -91,6 +122,7 @@ pub(in crate::provider) async fn priced(
         info,
         token,
         refund_key: None,
+        net,
     })
 }
 
@@ -112,6 +144,7 @@ where
         info,
         token,
         refund_key,
+        net: _,
     } = priced;
     let mut lease = new_lease(ctx.now(), owner, id, &accepted);
     lease.refund_key = refund_key;
@@ -122,6 +155,9 @@ where
     commit(ctx, move |tx| {
         let leases = shared.ledger().held_in(tx)?;
         room(&shared, &leases, owner, &lease.tier)?;
+        if payment.hold.is_some() {
+            hold::few(&shared, &leases, owner)?;
+        }
         claim_proofs(tx, &payment)?;
         link(tx, &payment)?;
         let mut lease = lease;
@@ -175,8 +211,18 @@ pub(super) async fn token(
         return Err(refuse(WalletError::Malformed("it is locked".to_owned())));
     }
     let (key, margin) = (wallet.lock_key(), ctx.settings().timing.lock_margin());
-    lock::accept(&info.locks, std::slice::from_ref(&key), ctx.now(), margin)
-        .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+    let (ours, now) = (std::slice::from_ref(&key), ctx.now());
+    match locks {
+        Locks::Good | Locks::None => {
+            lock::accept(&info.locks, ours, now, margin)
+                .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+        }
+        Locks::Hashed => {
+            let margin = margin + ctx.settings().timing.hold;
+            accept_hashed(&info.locks, ours, now, margin)
+                .map_err(|why| refuse::bad_lock(&why, &key, margin))?;
+        }
+    }
     ctx.mints.takes(&info, purpose)?;
     let asked = tokio::time::timeout(ctx.settings().timing.mint, wallet.net_of(token)).await;
     let net = asked
@@ -200,7 +246,12 @@ pub(super) fn payment(
     let locktimes = info.locks.iter().flatten().filter_map(|lock| lock.locktime);
     let spare = timing.lock_margin().saturating_sub(timing.provision);
     let in_time = locktimes.min().map(|until| until.minus(spare));
-    let deadline = ctx.now().plus(timing.provision);
+    let hold = hold::of(info, in_time);
+    let deadline = ctx.now().plus(if hold.is_some() {
+        timing.hold
+    } else {
+        timing.provision
+    });
     Payment {
         id: info.payment,
         owner: lease.owner,
@@ -212,13 +263,18 @@ pub(super) fn payment(
         face: info.face,
         token: token.to_owned(),
         ys: info.ys.clone(),
-        state: PaymentState::Reserved,
+        state: if hold.is_some() {
+            PaymentState::Held
+        } else {
+            PaymentState::Reserved
+        },
         deadline: in_time.map_or(deadline, |in_time| in_time.min(deadline)),
         net: Msat::ZERO,
         fee: Msat::ZERO,
         added_seconds: 0,
         rejection: None,
         invoice: None,
+        hold,
     }
 }
 

@@ -19,7 +19,9 @@ pub(super) fn kind(code: &Code, money: Money) -> ErrorType {
         | Code::QuoteExpired
         | Code::Unsupported => ErrorType::InvalidRequest,
         Code::NotAllowed => ErrorType::NotAddressed,
-        Code::MalformedToken | Code::BadLock => ErrorType::InvalidToken,
+        Code::MalformedToken | Code::BadLock | Code::HoldOver | Code::BadPreimage => {
+            ErrorType::InvalidToken
+        }
         Code::MintNotAccepted => ErrorType::NonWhitelistedMint,
         Code::WrongUnit => ErrorType::UnsupportedUnit,
         Code::TokenSpent => ErrorType::TokenAlreadySpent,

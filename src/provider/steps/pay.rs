@@ -42,8 +42,20 @@ pub(super) async fn redeem(
         return learn(ctx, payment, Learnt::NotTaken(why)).await;
     }
     let payment = note(ctx, payment, Learnt::Unspent).await?;
-    let done =
-        tokio::time::timeout(operation(ctx), wallet.redeem(payment.id, &payment.token)).await;
+    let preimage = payment
+        .hold
+        .as_ref()
+        .and_then(|hold| hold.preimage.as_ref());
+    let redeeming = async {
+        match preimage {
+            Some(preimage) => {
+                let token = &payment.token;
+                wallet.redeem_hashed(payment.id, token, preimage).await
+            }
+            None => wallet.redeem(payment.id, &payment.token).await,
+        }
+    };
+    let done = tokio::time::timeout(operation(ctx), redeeming).await;
     let learnt = match done {
         Ok(Ok(Redeemed { net, fee })) => Learnt::Redeemed { net, fee },
         Ok(Err(WalletError::OutcomeUnknown(_))) | Err(_) => Learnt::Lost,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Taken, change, operation};
 use crate::core::lease::{Lease, Refund, RefundState};
 use crate::core::money::Msat;
-use crate::core::purse::{Piece, fee};
+use crate::core::purse::fee;
 use crate::ledger::LedgerError;
 use crate::provider::ctx::Ctx;
 use crate::provider::merges::{self, Need};
@@ -26,20 +26,23 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     if let RefundState::Locking { token, to, .. } = &refund.state {
         return locked::finish(ctx, lease, id, token, to).await;
     }
-    // Until it is booked, or not made, its token is nobody's stray.
-    let _sending = ctx.sends.begin();
     let mint = MintUrl(refund.mint.clone());
     let Some(_place) = merges::tidy(ctx, &mint, &unit_of(refund), Need::Send).await? else {
         return Ok(Taken::TryLater);
     };
+    // Until it is booked, or not made, its token is nobody's stray. Not before the
+    // place: a payout has that while it waits until nothing is being made.
+    let _sending = ctx.sends.begin();
     let key = match locked::key(ctx, lease, refund).await {
         Ok(key) => key,
         Err(error) => return Ok(again(lease, id, &error)),
     };
-    let sent = match amount(ctx, refund, key.is_some()).await {
-        Ok(Some(amount)) => send(ctx, refund, amount, key.is_some()).await,
-        Ok(None) => Err(WalletError::TooSmall),
-        Err(error) => Err(error),
+    let (sent, key) = match attempt(ctx, refund, key.is_some()).await {
+        // It costs more than we have: better an open one than a part of it.
+        Err(WalletError::NoBalance { .. }) if key.is_some() => {
+            (attempt(ctx, refund, false).await, None)
+        }
+        sent => (sent, key),
     };
     match (sent, key) {
         (Ok(sent), Some(key)) => locked::begin(ctx, lease, id, sent, key).await,
@@ -52,10 +55,16 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             .await?;
             Ok(Taken::Done)
         }
-        (Err(WalletError::NoBalance { have, .. }), key) => {
-            divide(ctx, lease, refund, have, key.is_some()).await
-        }
+        (Err(WalletError::NoBalance { have, .. }), _) => divide(ctx, lease, refund, have).await,
         (Err(error), _) => Ok(again(lease, id, &error)),
+    }
+}
+
+/// Makes a token, a plain one in any case.
+async fn attempt(ctx: &Ctx, refund: &Refund, locked: bool) -> Result<SentToken, WalletError> {
+    match amount(ctx, refund, locked).await? {
+        Some(amount) => send(ctx, refund, amount, locked).await,
+        None => Err(WalletError::TooSmall),
     }
 }
 
@@ -71,7 +80,6 @@ async fn divide(
     lease: &Lease,
     refund: &Refund,
     have: Msat,
-    locked: bool,
 ) -> Result<Taken, LedgerError> {
     tracing::warn!(lease = %lease.id, refund = %refund.id, %have, "not enough ecash for a refund");
     let (mint, unit) = (MintUrl(refund.mint.clone()), unit_of(refund));
@@ -81,11 +89,6 @@ async fn divide(
     };
     // All of them may be needed, and then each costs its fee.
     let costs = fee(&pieces, unit.piece());
-    let costs = match locked {
-        // It is swapped once more; an amount takes few proofs.
-        true => costs.and_then(|costs| costs.checked_add(lock_costs(&pieces, &unit))),
-        false => costs,
-    };
     let part = costs.and_then(|costs| have.checked_sub(costs));
     // Less than half is not worth a token of its own.
     let half = refund.owed.get() / 2;
@@ -100,13 +103,6 @@ async fn divide(
     })
     .await?;
     Ok(Taken::Done)
-}
-
-/// What locking it costs besides.
-fn lock_costs(pieces: &[Piece], unit: &Unit) -> Msat {
-    let ppk = pieces.iter().map(|piece| piece.ppk).max();
-    let units = fee_units(ppk.unwrap_or_default(), false);
-    unit.piece().checked_mul(units).unwrap_or_default()
 }
 
 /// What making a token costs, by estimate: a swap, and another one to lock it.

@@ -215,6 +215,7 @@ async fn what_was_locked_to_us_and_is_spent_was_spent_by_us() {
         key: ours.lock_key(),
         locktime: satlet::relay::convert::now().plus_secs(3600),
         index: 0,
+        hash: None,
     };
     let locked = payer.lock(&plain.token, &to).await.unwrap().token;
     let payment = ours.inspect(&locked).unwrap().payment;

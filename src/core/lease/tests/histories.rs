@@ -108,6 +108,7 @@ impl World {
             added_seconds: 0,
             rejection: None,
             invoice: None,
+            hold: None,
         });
         self.truth.push(false);
         self.fees.push(fee);
@@ -234,6 +235,7 @@ impl World {
                 }
                 true
             }
+            Step::EndHold(id) => panic!("nothing is held here: {id}"),
             Step::Resolve(id) => {
                 let n = self.payments.iter().position(|p| p.id == *id).unwrap();
                 if self.payments[n].state == PaymentState::Redeeming {

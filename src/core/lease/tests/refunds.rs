@@ -221,6 +221,7 @@ fn to() -> LockTo {
         key: format!("02{}", "ab".repeat(32)).parse().unwrap(),
         locktime: at(50 + KEEP),
         index: u64::MAX,
+        hash: None,
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) async fn begin(
         key,
         locktime: ctx.now().plus(ctx.settings().refunds.keep),
         index: number(&info.payment),
+        hash: None,
     };
     let name = id.to_owned();
     change(ctx, &lease.id, move |_, lease| {
