@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::servers::Nutshell;
-use crate::support::shop::{SSH_KEY, refund_to, stop, topup};
+use crate::support::shop::{SSH_KEY, stop, topup};
 use crate::support::world::{
     Asker, Daemon, LONG, Purse, World, no_sandbox, provider_wallet, request,
 };
@@ -40,8 +40,6 @@ struct Told {
     died: bool,
     /// How often it asked the mint for each path.
     requests: BTreeMap<String, u32>,
-    /// Whether the refund was locked to its owner.
-    locked: bool,
     /// Whether what was to happen to a request did.
     struck: bool,
 }
@@ -151,20 +149,18 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         };
         let lease = &sold.status.lease;
         let more = ask(&mut daemon, &asker, topup(lease, second.clone())).await;
-        let stop = refund_to(&purse.refund_key(), stop(lease));
-        rest = Some((more, ask(&mut daemon, &asker, stop).await));
+        rest = Some((more, ask(&mut daemon, &asker, stop(lease)).await));
     }
     let points = lines(&log);
     let (requests, waits) = proxy.disarm();
     money_is_safe(&purse, &first, &sold).await;
-    let mut locked = false;
     if let Some((more, stopped)) = &rest {
         money_is_safe(&purse, &second, more).await;
         let Ok(Answer::Stop(stopped)) = stopped else {
             panic!("{stopped:?}")
         };
         if let Some(refund) = &stopped.refund {
-            locked = purse.take(&refund.token).await;
+            purse.take(&refund.token).await;
         }
     }
     everything_has_ended(&mut daemon).await;
@@ -174,7 +170,6 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         points,
         died,
         requests,
-        locked,
         struck: !waits,
     }
 }
@@ -276,7 +271,6 @@ async fn tell_all<T: std::fmt::Debug>(
 /// name of a point is died at as often as `times` says.
 async fn matrix(times: u64, mint: Option<String>) {
     let whole = story(Plot::default(), mint.clone()).await;
-    assert!(whole.locked, "the refund is locked to its owner");
     let count = |point: &String| {
         let (_, times) = point.rsplit_once('#').unwrap();
         times.parse::<u64>().unwrap()
@@ -286,9 +280,7 @@ async fn matrix(times: u64, mint: Option<String>) {
         .into_iter()
         .filter(|point| count(point) <= times)
         .collect();
-    for call in [
-        "check", "redeem", "send", "lock", "prepare", "create", "destroy",
-    ] {
+    for call in ["check", "redeem", "send", "prepare", "create", "destroy"] {
         for when in ["before", "after"] {
             let point = format!("{when} {call}#1");
             assert!(matrix.contains(&point), "{point} is not in {matrix:?}");
