@@ -19,7 +19,6 @@ use satlet::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use satlet::consumer::home;
 use satlet::core::ids::{EventId, PublicKey, RequestId};
 use satlet::core::money::Msat;
-use satlet::core::payment::lock::LockKey;
 use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::demo::relay::TestRelay;
@@ -142,22 +141,10 @@ impl Purse {
         sent.await.unwrap().token
     }
 
-    /// The key that refunds may be locked to.
-    pub(crate) fn refund_key(&self) -> LockKey {
-        self.wallet.claim_key(0).unwrap()
-    }
-
-    /// Redeems a token, as its receiver does; whether it was locked to it.
-    pub(crate) async fn take(&self, token: &str) -> bool {
-        let info = self.wallet.inspect(token).unwrap();
-        let locked = info.locks.iter().any(Option::is_some);
-        let taken = if locked {
-            self.wallet.claim(info.payment, token, 0).await
-        } else {
-            self.wallet.redeem(info.payment, token).await
-        };
-        taken.unwrap();
-        locked
+    /// Redeems a token, as its receiver does.
+    pub(crate) async fn take(&self, token: &str) {
+        let payment = self.wallet.inspect(token).unwrap().payment;
+        self.wallet.redeem(payment, token).await.unwrap();
     }
 
     /// Whether the mint still takes this token.
