@@ -18,7 +18,7 @@ fn request(n: u128) -> RequestId {
 
 fn reserved() -> Lease {
     Lease::reserve(
-        "small".parse().unwrap(),
+        "aaaaaaaaaaaa".parse().unwrap(),
         PublicKey::from_bytes([1; 32]),
         request(1),
         Tier {
