@@ -222,15 +222,19 @@ async fn an_operator_withdraws_and_sees_what_left() {
         (output.status.code(), text(out) + &text(err))
     };
     let bolt11 = invoice(sat(TAKES), Fate::Pays);
+    // The operator has put it in, and no lease explains it.
     let (code, said) = ask(&daemon, &["withdraw", &bolt11]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("explains it"), "{said}");
+    let (code, said) = ask(&daemon, &["withdraw", &bolt11, "--unexplained"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.starts_with("Paid 300 sat from http://"), "{said}");
     let too_much = invoice(sat(800), Fate::Pays);
-    let (code, said) = ask(&daemon, &["withdraw", &too_much]);
+    let (code, said) = ask(&daemon, &["withdraw", &too_much, "--unexplained"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("may leave at most"), "{said}");
     let stuck = invoice(sat(100), Fate::Pends);
-    let (code, said) = ask(&daemon, &["withdraw", &stuck, "--wait", "1"]);
+    let (code, said) = ask(&daemon, &["withdraw", &stuck, "--wait", "1", "--unexplained"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("Not over yet"), "{said}");
     let (_, said) = ask(&daemon, &["money"]);
