@@ -234,7 +234,10 @@ async fn an_operator_withdraws_and_sees_what_left() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("may leave at most"), "{said}");
     let stuck = invoice(sat(100), Fate::Pends);
-    let (code, said) = ask(&daemon, &["withdraw", &stuck, "--wait", "1", "--unexplained"]);
+    let (code, said) = ask(
+        &daemon,
+        &["withdraw", &stuck, "--wait", "1", "--unexplained"],
+    );
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("Not over yet"), "{said}");
     let (_, said) = ask(&daemon, &["money"]);
