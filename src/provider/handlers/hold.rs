@@ -8,12 +8,15 @@ use super::spawn::{Locks, asked, buy};
 use super::{Handled, Stopped, commit, link, own_lease};
 use crate::compute::BackendError;
 use crate::core::ids::{LeaseId, PublicKey, RequestId};
-use crate::core::lease::Phase;
+use crate::core::lease::{Lease, Phase};
+use crate::core::payment::Payment;
 use crate::core::payment::hold::{Hold, NotClaimed};
 use crate::core::payment::lock::Kind;
 use crate::core::pricing::purchase;
 use crate::core::time::Timestamp;
-use crate::ledger::{Held, LEASES, LedgerError, PAYMENTS, REQUESTS, request_key};
+use crate::ledger::{
+    Held, LEASES, LedgerError, PAYMENTS, REQUESTS, Tx, all_payments_of, request_key,
+};
 use crate::protocol::error::{Code, WireError};
 use crate::protocol::reply::{Answer, HoldAnswer, Message, Reply};
 use crate::protocol::request::{Claim, Spawn};
@@ -135,12 +138,11 @@ pub(super) async fn claim(
     let lease = own_lease(ctx, &owner, &ask.hold)?;
     let (name, preimage, now) = (lease.id.clone(), ask.preimage.clone(), ctx.now());
     let patience = ctx.settings().timing.provision.as_secs();
-    let first = lease.payments.first().copied();
     commit(ctx, move |tx| {
-        let key = first.map(|id| id.to_hex()).unwrap_or_default();
-        let Some(payment) = tx.get(&PAYMENTS, &key)? else {
+        let Some(payment) = held(tx, &lease)? else {
             return Err(Stopped::from(refuse::hold_over()));
         };
+        let key = payment.id.to_hex();
         let payment = payment
             .claim(&preimage, id, now, patience)
             .map_err(not_claimed)?;
@@ -149,6 +151,12 @@ pub(super) async fn claim(
     })
     .await?;
     Ok(Handled::Later(name))
+}
+
+/// The payment that was held for, also once it is done with.
+fn held(tx: &Tx, lease: &Lease) -> Result<Option<Payment>, LedgerError> {
+    let mut all = all_payments_of(tx, lease)?.into_iter();
+    Ok(all.find(|payment| payment.hold.is_some()))
 }
 
 fn not_claimed(why: NotClaimed) -> Refusal {
@@ -175,20 +183,23 @@ pub(super) async fn release(
 ) -> Result<Handled, Refusal> {
     let lease = own_lease(ctx, &owner, hold)?;
     let now = ctx.now();
-    let (key, first) = (lease.id.clone(), lease.payments.first().copied());
+    let known = lease.clone();
     commit(ctx, move |tx| {
-        let Some(first) = first else {
+        let known_payments = all_payments_of(tx, &known)?;
+        let Some(payment) = known_payments.first() else {
             return Ok(());
         };
-        let payment = tx.get(&PAYMENTS, &first.to_hex())?;
-        let held = payment.and_then(|payment| payment.hold);
-        if held.is_none_or(|held| held.preimage.is_some()) {
+        if payment
+            .hold
+            .as_ref()
+            .is_none_or(|held| held.preimage.is_some())
+        {
             return Err(Stopped::from(not_claimed(NotClaimed::Before)));
         }
-        if let Some(mut lease) = tx.get(&LEASES, key.as_str())?
-            && drop_hold(tx, &mut lease, first, now)?
+        if let Some(mut lease) = tx.get(&LEASES, known.id.as_str())?
+            && drop_hold(tx, &mut lease, payment.id, now)?
         {
-            tx.put(&LEASES, key.as_str(), &lease)?;
+            tx.put(&LEASES, known.id.as_str(), &lease)?;
         }
         Ok(())
     })

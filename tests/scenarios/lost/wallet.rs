@@ -166,7 +166,7 @@ async fn a_provider_goes_on_with_its_seed_alone() {
         let refused = refused.unwrap_err();
         assert_eq!(
             (refused.code, refused.money),
-            (Code::MintDown, Money::Untouched)
+            (Code::MintPaused, Money::Untouched)
         );
         house.stop().await;
     }
