@@ -115,7 +115,10 @@ pub(super) async fn balances(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String>
 /// # Errors
 /// A sentence: the ledger, the wallet, or a sum that does not fit.
 pub async fn unexplained(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
-    looked(ctx, Payment::is_open).await
+    use PaymentState::{Invoiced, Lapsed};
+    let may =
+        |payment: &Payment| may_be_here(payment) || matches!(payment.state, Invoiced | Lapsed);
+    looked(ctx, may).await
 }
 
 /// The same, where nobody is believed to pay an invoice: what has come for one, and
@@ -124,8 +127,13 @@ pub async fn unexplained(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
 /// # Errors
 /// As [`unexplained`].
 pub(super) async fn not_booked(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
-    let due = |payment: &Payment| payment.is_open() && payment.state != PaymentState::Invoiced;
-    looked(ctx, due).await
+    looked(ctx, may_be_here).await
+}
+
+/// Whether its ecash may be in the wallet and is on no lease's books yet.
+pub(super) fn may_be_here(payment: &Payment) -> bool {
+    use PaymentState::{Redeemed, Redeeming, Unknown};
+    matches!(payment.state, Redeeming | Unknown | Redeemed)
 }
 
 async fn looked(

@@ -99,7 +99,9 @@ impl LocalBackend {
             .env("HOME", &self.home)
             .env("PS1", "$ ")
             .envs(request.env.iter().map(|(k, v)| (k, v)))
-            .current_dir(&self.home);
+            .current_dir(&self.home)
+            // A test that fails ends, and does not wait for a shell.
+            .kill_on_drop(true);
         command
     }
 

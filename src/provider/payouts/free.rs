@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::NotBegun;
 use crate::core::lease::{Lease, Purse, RefundState};
 use crate::core::money::Msat;
-use crate::core::payment::PaymentState;
 use crate::core::payout::Standing;
 use crate::core::time::Timestamp;
 use crate::ledger::{ENDED, LEASES, LedgerError, Tx, payments_of};
@@ -87,9 +86,9 @@ fn float(tx: &Tx, purse: &Purse, taking: &[String], now: Timestamp) -> Result<Ms
         }
         // It may be in the wallet already, and nobody's yet.
         for payment in payments_of(tx, &lease)? {
-            use PaymentState::{Redeemed, Redeeming, Unknown};
-            let arriving = matches!(payment.state, Redeeming | Unknown | Redeemed);
-            if arriving && (&payment.mint, &payment.unit) == (&purse.0, &purse.1) {
+            if solvency::may_be_here(&payment)
+                && (&payment.mint, &payment.unit) == (&purse.0, &purse.1)
+            {
                 parts.push(payment.face);
             }
         }
