@@ -19,6 +19,7 @@ use satlet::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use satlet::consumer::home;
 use satlet::core::ids::{EventId, PublicKey, RequestId};
 use satlet::core::money::Msat;
+use satlet::core::payment::lock::LockKey;
 use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::demo::relay::TestRelay;
@@ -100,6 +101,9 @@ impl World {
     }
 }
 
+/// Number of the key that a purse's refunds are locked to.
+const CLAIM: u64 = 1;
+
 /// Ecash to pay with.
 pub(crate) struct Purse {
     wallet: CdkWallet,
@@ -143,8 +147,18 @@ impl Purse {
 
     /// Redeems a token, as its receiver does.
     pub(crate) async fn take(&self, token: &str) {
-        let payment = self.wallet.inspect(token).unwrap().payment;
-        self.wallet.redeem(payment, token).await.unwrap();
+        let info = self.wallet.inspect(token).unwrap();
+        if info.locks.iter().any(Option::is_some) {
+            let claimed = self.wallet.claim(info.payment, token, CLAIM);
+            claimed.await.unwrap();
+            return;
+        }
+        self.wallet.redeem(info.payment, token).await.unwrap();
+    }
+
+    /// The key that refunds for this purse are locked to.
+    pub(crate) fn refund_key(&self) -> LockKey {
+        self.wallet.claim_key(CLAIM).unwrap()
     }
 
     /// Whether the mint still takes this token.

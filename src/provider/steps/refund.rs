@@ -56,6 +56,14 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             Ok(Taken::Done)
         }
         (Err(WalletError::NoBalance { have, .. }), _) => divide(ctx, lease, refund, have).await,
+        (Err(error @ WalletError::OutcomeUnknown(_)), _) => {
+            // What it has reserved is free, or a stray, once the mint has told.
+            let found = tokio::time::timeout(operation(ctx), ctx.parts.wallet.recover());
+            if let Ok(Err(error)) = found.await {
+                tracing::warn!(%error, "the wallet could not recover");
+            }
+            Ok(again(lease, id, &error))
+        }
         (Err(error), _) => Ok(again(lease, id, &error)),
     }
 }
