@@ -18,7 +18,7 @@ use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::ledger::{ENDED, LEASES, Ledger};
 use satlet::protocol::error::{Money, WireError};
 use satlet::protocol::reply::{Answer, Message, Outcome, Reply};
-use satlet::protocol::request::{Ask, Funds, Order, Spawn, Topup, Wanted};
+use satlet::protocol::request::{Ask, Claim, Funds, Order, Spawn, Topup, Wanted};
 use satlet::relay::convert::now;
 use satlet::wallet::MintUrl;
 use serde_json::json;
@@ -143,6 +143,14 @@ async fn money_is_safe<T>(purse: &Purse, funds: &Funds, answer: &Result<T, WireE
     }
 }
 
+/// How a lease is bought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Token,
+    Lightning,
+    Held,
+}
+
 /// What goes wrong in a story.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Plot {
@@ -152,6 +160,8 @@ struct Plot {
     fault: Option<(String, u32, Fault)>,
     /// Paid by Lightning.
     lightning: bool,
+    /// Held first, with a token that is locked to a hash, and then claimed.
+    held: bool,
 }
 
 /// What the provider has of its own, in sat.
@@ -187,11 +197,19 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
     let asker = Asker::start(&world).await;
     let sat = if plot.lightning { 0 } else { 1_000 };
     let purse = Purse::at(world.dir.path(), MintUrl(proxy.url()), sat).await;
+    let mut preimage = None;
     let (first, second) = if plot.lightning {
         let order = |seconds| Funds::Invoice(Order { seconds });
         (order(299), order(199))
     } else {
-        let first = purse.token(30).await;
+        let first = match plot.held {
+            true => {
+                let (token, opens) = purse.hashed(30, daemon.lock_key()).await;
+                preimage = Some(opens);
+                token
+            }
+            false => purse.token(30).await,
+        };
         (Funds::Token(first), Funds::Token(purse.token(20).await))
     };
     let mut env = vec![(crash::LOG, log.to_str().unwrap().to_owned())];
@@ -203,13 +221,23 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         ssh_keys: vec![SSH_KEY.to_owned()],
         ..Wanted::default()
     };
-    let spawn = Ask::Spawn(Spawn {
+    let spawn = Spawn {
         wanted,
         funds: first.clone(),
         quote_id: None,
         refund_key: None,
-    });
-    let sold = ask(&mut daemon, &asker, &world.mint, spawn).await;
+    };
+    let sold = match preimage {
+        None => ask(&mut daemon, &asker, &world.mint, Ask::Spawn(spawn)).await,
+        Some(preimage) => match ask(&mut daemon, &asker, &world.mint, Ask::Hold(spawn)).await {
+            Ok(Answer::Hold(held)) => {
+                let hold = held.hold;
+                let claim = Ask::Claim(Claim { hold, preimage });
+                ask(&mut daemon, &asker, &world.mint, claim).await
+            }
+            other => other,
+        },
+    };
     let mut rest = None;
     if let Ok(answer) = &sold {
         let Answer::Spawn(sold) = answer else {
@@ -365,9 +393,11 @@ async fn tell_all<T: std::fmt::Debug>(
 
 /// All stories: one in which nothing dies, and one for each point of it. Each
 /// name of a point is died at as often as `times` says.
-async fn matrix(times: u64, mint: Option<String>, lightning: bool) {
+async fn matrix(times: u64, mint: Option<String>, way: Way) {
+    let (lightning, held) = (way == Way::Lightning, way == Way::Held);
     let first = Plot {
         lightning,
+        held,
         ..Plot::default()
     };
     let whole = story(first, mint.clone()).await;
@@ -380,12 +410,19 @@ async fn matrix(times: u64, mint: Option<String>, lightning: bool) {
         .into_iter()
         .filter(|point| count(point) <= times)
         .collect();
-    let calls: &[&str] = if lightning {
-        &["invoice", "collect", "send", "create", "destroy"]
-    } else {
-        &[
+    let calls: &[&str] = match way {
+        Way::Token => &[
             "check", "redeem", "send", "lock", "prepare", "create", "destroy",
-        ]
+        ],
+        Way::Lightning => &["invoice", "collect", "send", "create", "destroy"],
+        Way::Held => &[
+            "check",
+            "redeem_hashed",
+            "send",
+            "lock",
+            "create",
+            "destroy",
+        ],
     };
     for call in calls {
         for when in ["before", "after"] {
@@ -400,6 +437,7 @@ async fn matrix(times: u64, mint: Option<String>, lightning: bool) {
             dies_at,
             fault,
             lightning,
+            held,
         };
         (point, plot)
     });
@@ -429,7 +467,7 @@ async fn faults(mint: Option<String>) {
             Plot {
                 dies_at,
                 fault: Some(fault),
-                lightning: false,
+                ..Plot::default()
             },
         )
     });
@@ -467,7 +505,7 @@ async fn whatever_the_daemon_dies_at_the_money_is_in_one_place_and_each_request_
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None, false).await;
+    matrix(1, None, Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -479,7 +517,7 @@ async fn the_same_with_nutshell() {
         Ok(program) => Nutshell::start(program).await,
         Err(why) => skip!("{why}"),
     };
-    matrix(1, Some(nutshell.url()), false).await;
+    matrix(1, Some(nutshell.url()), Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,5 +525,13 @@ async fn whatever_it_dies_at_an_invoice_that_is_paid_is_a_lease_or_a_refund() {
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None, true).await;
+    matrix(1, None, Way::Lightning).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_it_dies_at_what_was_held_is_a_lease_a_refund_or_unspent() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    matrix(1, None, Way::Held).await;
 }

@@ -19,7 +19,8 @@ use satlet::compute::sandbox::{NetworkChoice, Sandbox, SandboxConfig};
 use satlet::consumer::home;
 use satlet::core::ids::{EventId, PublicKey, RequestId};
 use satlet::core::money::Msat;
-use satlet::core::payment::lock::LockKey;
+use satlet::core::payment::hash_lock::Preimage;
+use satlet::core::payment::lock::{LockKey, LockTo};
 use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
 use satlet::demo::relay::TestRelay;
@@ -154,6 +155,20 @@ impl Purse {
             return;
         }
         self.wallet.redeem(info.payment, token).await.unwrap();
+    }
+
+    /// A token of so many sat for the owner of `key`, locked to the hash of the
+    /// preimage besides.
+    pub(crate) async fn hashed(&self, sat: u64, key: LockKey) -> (String, Preimage) {
+        let preimage = self.wallet.preimage(CLAIM).unwrap();
+        let to = LockTo {
+            key,
+            locktime: satlet::relay::convert::now().plus_secs(3600),
+            index: CLAIM,
+            hash: Some(preimage.hash()),
+        };
+        let locked = self.wallet.lock(&self.token(sat).await, &to).await;
+        (locked.unwrap().token, preimage)
     }
 
     /// The key that refunds for this purse are locked to.
@@ -526,13 +541,23 @@ impl Daemon {
 
     /// Puts so many sat of its own into its wallet, while it does not run.
     pub(crate) async fn fill(&self, sat: u64) {
-        let words = std::fs::read_to_string(self.dir.join("mnemonic")).unwrap();
-        let words: bip39::Mnemonic = words.trim().parse().unwrap();
+        let seed = self.seed();
         let config: Value = serde_json::from_str(&self.configuration()).unwrap();
         let mint = MintUrl(config["mints"][0]["url"].as_str().unwrap().to_owned());
         let data = self.dir.join("data");
         std::fs::create_dir_all(&data).unwrap();
-        fill(data.join(WALLET), words.to_seed(""), mint, sat).await;
+        fill(data.join(WALLET), seed, mint, sat).await;
+    }
+
+    fn seed(&self) -> [u8; 64] {
+        let words = std::fs::read_to_string(self.dir.join("mnemonic")).unwrap();
+        let words: bip39::Mnemonic = words.trim().parse().unwrap();
+        words.to_seed("")
+    }
+
+    /// The key that tokens for it are locked to.
+    pub(crate) fn lock_key(&self) -> LockKey {
+        satlet::wallet::lock_key_of(self.seed()).unwrap()
     }
 
     /// Its configuration file.
