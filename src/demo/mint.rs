@@ -2,7 +2,7 @@
 //! paid at once, or when a test says so), its database in memory, served on a free loopback port.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use cdk::cdk_payment::{PaymentIdentifier, WaitPaymentResponse};
 use cdk::mint::{MintBuilder, MintMeltLimits};
 use cdk::nuts::{CurrencyUnit, PaymentMethod};
 use cdk::types::FeeReserve;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::port::Port;
 use crate::core::money::{MSAT_PER_SAT, Msat};
 use crate::wallet::cdk_wallet::CdkWallet;
 use crate::wallet::{MintUrl, Unit};
@@ -53,7 +53,7 @@ impl Default for MintOptions {
 /// A mint that runs in this process until it is dropped.
 pub struct TestMint {
     mint: Arc<Mint>,
-    addr: SocketAddr,
+    port: Port,
     server: Option<Server>,
 }
 
@@ -80,7 +80,7 @@ impl TestMint {
         mint.start().await.context("start the mint")?;
         let mut this = Self {
             mint,
-            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            port: Port::take().context("take a port")?,
             server: None,
         };
         this.serve().await?;
@@ -89,12 +89,12 @@ impl TestMint {
 
     /// Its URL.
     pub fn url(&self) -> MintUrl {
-        MintUrl(format!("http://{}", self.addr))
+        MintUrl(format!("http://{}", self.addr()))
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.port.addr()
     }
 
     /// Stops serving: connections are closed, new ones refused. What was issued
@@ -111,7 +111,7 @@ impl TestMint {
     /// Serves again on the same port with the same state.
     ///
     /// # Errors
-    /// Where the port was taken in between.
+    /// Where this process has no more file descriptors.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await;
         self.serve().await
@@ -154,8 +154,7 @@ impl TestMint {
     }
 
     async fn serve(&mut self) -> Result<()> {
-        let listener = TcpListener::bind(self.addr).await.context("bind")?;
-        self.addr = listener.local_addr()?;
+        let listener = self.port.listen().await.context("listen")?;
         let methods = vec!["bolt11".to_owned()];
         let router = cdk_axum::create_mint_router(Arc::clone(&self.mint), methods).await?;
         let (stop, stopped) = oneshot::channel();

@@ -3,6 +3,7 @@
 
 pub mod crash;
 pub mod mint;
+pub mod port;
 pub mod relay;
 mod report;
 mod scene;

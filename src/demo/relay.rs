@@ -1,7 +1,7 @@
 //! A Nostr relay in this process, on loopback. It can be stopped and started
 //! again on the same port with all that it stored.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nostr_relay_builder::LocalRelay;
@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::port::Port;
 
 /// Events that are kept at most.
 const EVENTS: usize = 100_000;
@@ -38,7 +40,7 @@ impl Default for TestRelayOptions {
 
 /// A relay on loopback.
 pub struct TestRelay {
-    addr: SocketAddr,
+    port: Port,
     relay: LocalRelay,
     listening: Mutex<Listening>,
 }
@@ -68,7 +70,8 @@ impl TestRelay {
     /// # Errors
     /// No port can be had.
     pub async fn start_with(options: TestRelayOptions) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = Port::take()?;
+        let listener = port.listen().await?;
         let database = MemoryDatabase::with_opts(MemoryDatabaseOptions {
             events: true,
             max_events: Some(EVENTS),
@@ -85,10 +88,9 @@ impl TestRelay {
             builder = builder.nip42(RelayBuilderNip42::default());
         }
         let relay = LocalRelay::new(builder);
-        let addr = listener.local_addr()?;
         let listening = Mutex::new(listen(listener, relay.clone()));
         Ok(Self {
-            addr,
+            port,
             relay,
             listening,
         })
@@ -96,7 +98,7 @@ impl TestRelay {
 
     /// Its URL: the same for as long as it lives.
     pub fn url(&self) -> String {
-        format!("ws://{}", self.addr)
+        format!("ws://{}", self.port.addr())
     }
 
     /// Closes the port and all connections. What it stored stays.
@@ -113,9 +115,9 @@ impl TestRelay {
     /// Listens on the same port again, after [`stop`](Self::stop).
     ///
     /// # Errors
-    /// The port is taken by now.
+    /// It listens already.
     pub async fn restart(&self) -> std::io::Result<()> {
-        let listener = TcpListener::bind(self.addr).await?;
+        let listener = self.port.listen().await?;
         *self.listening() = listen(listener, self.relay.clone());
         Ok(())
     }
@@ -123,7 +125,7 @@ impl TestRelay {
     /// Closes all connections and accepts new ones.
     ///
     /// # Errors
-    /// The port is taken by somebody else in between.
+    /// This process has no more file descriptors.
     pub async fn drop_connections(&self) -> std::io::Result<()> {
         self.stop().await;
         self.restart().await

@@ -121,6 +121,20 @@ fn failed(error: &HttpError) -> Option<String> {
     }
 }
 
+/// A melt without its wish to be answered before it is done (`prefer_async`).
+///
+/// Nutshell 0.20 answers such a melt as pending and sets the quote to pending only
+/// later: whoever asks in between is told that it is unpaid, and it is paid then.
+/// Where the mint answers when it is done, no other request sees that moment.
+fn in_the_foreground<P: Serialize>(melt: &P) -> Result<serde_json::Value, HttpError> {
+    let mut melt = serde_json::to_value(melt)
+        .map_err(|error| HttpError::Other(format!("the melt cannot be written: {error}")))?;
+    if let Some(fields) = melt.as_object_mut() {
+        fields.remove("prefer_async");
+    }
+    Ok(melt)
+}
+
 /// Tries whether the server behind `url` takes connections.
 pub(super) async fn knock(url: &Url, timeout: Duration) -> Result<(), String> {
     let host = match url.host() {
@@ -184,13 +198,16 @@ impl HttpTransport for Guarded {
             self.knock(&url).await?;
             self.sent.swaps.fetch_add(1, Ordering::SeqCst);
         }
-        let melts = url.path().ends_with("/v1/melt/bolt11");
-        let answer = self
-            .limited(self.inner.http_post(url, auth_token, payload))
-            .await;
-        if melts {
-            self.sent.note_melt(&answer);
+        if !url.path().ends_with("/v1/melt/bolt11") {
+            return self
+                .limited(self.inner.http_post(url, auth_token, payload))
+                .await;
         }
+        let payload = in_the_foreground(payload)?;
+        let answer = self
+            .limited(self.inner.http_post(url, auth_token, &payload))
+            .await;
+        self.sent.note_melt(&answer);
         answer
     }
 
@@ -205,5 +222,24 @@ impl HttpTransport for Guarded {
     {
         self.limited(self.inner.http_post_form_raw(url, auth_token, payload))
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cdk::nuts::MeltRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_melt_does_not_ask_to_be_answered_early() {
+        let melt = MeltRequest::new("a quote".to_owned(), Vec::new(), None);
+        let plain = serde_json::to_value(&melt).unwrap();
+        let early = melt.prefer_async(true);
+        assert_eq!(serde_json::to_value(&early).unwrap()["prefer_async"], true);
+        let sent = in_the_foreground(&early).unwrap();
+        assert_eq!(sent["quote"], "a quote");
+        assert_eq!(sent, in_the_foreground(&plain).unwrap());
+        assert_eq!(sent.get("prefer_async"), None);
     }
 }

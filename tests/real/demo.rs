@@ -476,9 +476,8 @@ async fn forwards(stock: &Stock) {
     let line = debian_line(&Program::Listen(7777, "from inside".to_owned()));
     let mut server = stock.command("ssh");
     let _server = server.arg(stock.there()).arg(line).spawn().unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let held = satlet::demo::port::Port::take().unwrap();
+    let port = held.number();
     let mut ssh = stock.command("ssh");
     let _forward = ssh
         .args(["-N", "-o", "ExitOnForwardFailure=yes", "-L"])

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use satlet::demo::port::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -63,7 +64,7 @@ impl State {
 
 /// The proxy; ends when it is dropped.
 pub struct Proxy {
-    addr: SocketAddr,
+    port: Port,
     target: SocketAddr,
     state: Arc<Mutex<State>>,
     struck: Arc<Notify>,
@@ -82,7 +83,7 @@ impl Proxy {
     /// A proxy on a free loopback port.
     pub async fn start(target: SocketAddr) -> Self {
         let mut this = Self {
-            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            port: Port::take().unwrap(),
             target,
             state: Arc::default(),
             struck: Arc::default(),
@@ -94,7 +95,7 @@ impl Proxy {
 
     /// `http://…` of the proxy.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("http://{}", self.port.addr())
     }
 
     /// Does this to the next request of this path.
@@ -157,10 +158,9 @@ impl Proxy {
         }
     }
 
-    /// Opens the same port (at first: any).
+    /// Opens the port: the same each time.
     pub async fn accept(&mut self) {
-        let listener = TcpListener::bind(self.addr).await.unwrap();
-        self.addr = listener.local_addr().unwrap();
+        let listener = self.port.listen().await.unwrap();
         let (state, struck, target) = (self.state.clone(), self.struck.clone(), self.target);
         self.task = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();

@@ -5,26 +5,24 @@
 //! Environment variables name the programs; `.ci/run` sets them.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use satlet::demo::port::Port;
 use tempfile::TempDir;
 
 use super::oci::OciImage;
 use super::openssh::{in_path, missing};
 use super::world::{LONG, Places};
 
-/// Another program may take a port between its choice and its use.
-const ATTEMPTS: usize = 5;
-
 /// A program of a test. It ends when this is dropped, and with this process.
 pub(crate) struct Server {
     dir: TempDir,
-    port: u16,
+    port: Arc<Port>,
     name: String,
     end: Option<mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
@@ -54,35 +52,26 @@ impl Server {
     }
 
     fn start_blocking(kind: &Kind) -> Self {
-        let mut why = String::new();
-        for _ in 0..ATTEMPTS {
-            match Self::attempt(kind) {
-                Ok(server) => return server,
-                Err(log) => why = log,
-            }
-        }
-        panic!("{} does not start:\n{why}", kind.program.display());
+        Self::attempt(kind)
+            .unwrap_or_else(|log| panic!("{} does not start:\n{log}", kind.program.display()))
     }
 
-    /// Starts it once; if it ends by itself, gives what it printed.
+    /// As [`start`](Self::start); if it ends by itself, gives what it printed.
     fn attempt(kind: &Kind) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
-        let port = {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let port = Arc::new(Port::take().unwrap());
         let name = format!("satlet-{:032x}", rand::random::<u128>());
         Self::launch(kind, dir, port, name)
     }
 
-    /// Starts it on these files.
-    fn launch(kind: &Kind, dir: TempDir, port: u16, name: String) -> Result<Self, String> {
+    /// Starts it on these files; if it ends by itself, gives what it printed.
+    fn launch(kind: &Kind, dir: TempDir, port: Arc<Port>, name: String) -> Result<Self, String> {
         // The program is told to end with the thread that starts it, which is
         // the keeper's: this one may end before the test does.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.arg(&kind.program);
-        (kind.prepare)(&mut command, dir.path(), port, &name);
+        (kind.prepare)(&mut command, dir.path(), port.number(), &name);
         command.envs(kind.env.iter().copied());
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         command
@@ -103,7 +92,7 @@ impl Server {
         };
         let deadline = Instant::now() + LONG;
         loop {
-            // Its name tells it from whoever else may have taken the port.
+            // Its name tells it from whoever else may listen there.
             if get(server.addr(), kind.path, kind.accept).is_ok_and(|said| said.contains(&name)) {
                 return Ok(server);
             }
@@ -119,7 +108,7 @@ impl Server {
     async fn restart(mut self, kind: Kind) -> Self {
         let empty = tempfile::tempdir().unwrap();
         let dir = std::mem::replace(&mut self.dir, empty);
-        let (port, name) = (self.port, self.name.clone());
+        let (port, name) = (self.port.clone(), self.name.clone());
         let started = tokio::task::spawn_blocking(move || {
             drop(self);
             Self::launch(&kind, dir, port, name)
@@ -131,7 +120,7 @@ impl Server {
     }
 
     fn addr(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+        self.port.addr()
     }
 
     /// What it printed.
@@ -394,6 +383,7 @@ async fn servers_stand_side_by_side_and_go_with_their_owners() {
     assert_ne!(one.url(), other.url());
     let addr = one.0.addr();
     let dir = one.0.dir.path().to_owned();
+    let _port = one.0.port.clone();
     drop(one);
     assert!(TcpStream::connect(addr).is_err(), "nobody is there");
     assert!(!dir.exists(), "its files are gone");

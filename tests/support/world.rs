@@ -23,6 +23,7 @@ use satlet::core::payment::hash_lock::Preimage;
 use satlet::core::payment::lock::{LockKey, LockTo};
 use satlet::core::time::Timestamp;
 use satlet::demo::mint::{MintOptions, TestMint};
+use satlet::demo::port::Port;
 use satlet::demo::relay::TestRelay;
 use satlet::ledger::{ENDED, LEASES, OUTBOX, PAYMENTS};
 use satlet::protocol::error::WireError;
@@ -489,6 +490,8 @@ pub(crate) fn rumor_id(rumor: &UnsignedEvent) -> EventId {
 pub(crate) struct Daemon {
     dir: PathBuf,
     key: PublicKey,
+    /// Its gateway's, also while it does not run.
+    _port: Port,
     child: Option<Child>,
 }
 
@@ -501,9 +504,9 @@ impl Daemon {
         private(&dir.join("nsec"), &keys.secret_key().to_bech32().unwrap());
         let words = bip39::Mnemonic::generate(12).unwrap();
         private(&dir.join("mnemonic"), &words.to_string());
-        // Free now; the same after each restart, as at an operator's.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = free.local_addr().unwrap().to_string();
+        // The same after each restart, as at an operator's.
+        let port = Port::take().unwrap();
+        let listen = port.addr().to_string();
         let mut config = json!({
             "hostname": "BoldAmberHeron",
             "data_dir": "data",
@@ -530,6 +533,7 @@ impl Daemon {
         Self {
             dir,
             key,
+            _port: port,
             child: None,
         }
     }
