@@ -6,49 +6,24 @@
 //! that a new commit or call is a new row of the matrix.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
 
-use futures::StreamExt;
 use satlet::compute::Backend;
 use satlet::core::ids::RequestId;
 use satlet::core::lease::Lease;
 use satlet::core::money::Msat;
-use satlet::demo::crash;
 use satlet::demo::mint::{MintOptions, TestMint};
-use satlet::ledger::{ENDED, LEASES, Ledger};
+use satlet::ledger::{ENDED, LEASES, Ledger, MERGES};
 use satlet::protocol::error::{Money, WireError};
 use satlet::protocol::reply::{Answer, Message, Outcome, Reply};
 use satlet::protocol::request::{Ask, Claim, Funds, Order, Spawn, Topup, Wanted};
 use satlet::relay::convert::now;
 use satlet::wallet::MintUrl;
-use serde_json::json;
 
-use crate::support::proxy::{Fault, Proxy};
+use crate::support::crash::{Stage, Told, Wrong, at_most, tell_all};
+use crate::support::proxy::Fault;
 use crate::support::servers::Nutshell;
 use crate::support::shop::{SSH_KEY, refund_to, stop};
-use crate::support::world::{
-    Asker, Daemon, LONG, Purse, World, no_sandbox, provider_wallet, request,
-};
-
-/// Stories that are told at once.
-const AT_ONCE: usize = 3;
-
-/// What the daemon did in a story.
-struct Told {
-    /// The points that it passed before it died, or to the end.
-    points: Vec<String>,
-    /// Whether it died.
-    died: bool,
-    /// How often it asked the mint for each path.
-    requests: BTreeMap<String, u32>,
-    /// Whether what was to happen to a request did.
-    struck: bool,
-}
-
-fn lines(log: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
-}
+use crate::support::world::{Asker, Daemon, LONG, Purse, no_sandbox, provider_wallet, request};
 
 /// The final answer to a request, and all gift wraps with one so far.
 fn final_answers(asker: &Asker, id: RequestId) -> Vec<(String, Reply)> {
@@ -143,79 +118,64 @@ async fn money_is_safe<T>(purse: &Purse, funds: &Funds, answer: &Result<T, WireE
     }
 }
 
-/// How a lease is bought.
+/// How a lease is bought, and at what provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Token,
     Lightning,
-    Held,
-}
-
-/// What goes wrong in a story.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Plot {
-    /// The point at which the daemon dies.
-    dies_at: Option<String>,
-    /// The request to the mint that something happens to: path, number, what.
-    fault: Option<(String, u32, Fault)>,
-    /// Paid by Lightning.
-    lightning: bool,
     /// Held first, with a token that is locked to a hash, and then claimed.
-    held: bool,
+    Held,
+    /// With a token, where the provider has so many small proofs that they are
+    /// merged before a refund is made.
+    Merging,
 }
 
-/// What the provider has of its own, in sat.
+/// What the provider has of its own, in sat: for the fees that it bears, a stray's
+/// and of locking a refund.
 const SLACK: u64 = 20;
 
-/// A life of a lease: bought, paid for again, stopped. Paid at `mint`, where it is
-/// not cdk's in this process.
-async fn story(plot: Plot, mint: Option<String>) -> Told {
-    let world = World::with_mint(
-        1,
-        MintOptions {
-            // An invoice that nobody was told of is paid by nobody.
-            by_hand: plot.lightning,
-            ..MintOptions::default()
-        },
-    )
-    .await;
-    let mint = mint.unwrap_or_else(|| world.mint.url().0);
-    let target = mint.trim_start_matches("http://").parse().unwrap();
-    let proxy = Proxy::start(target).await;
-    let mut daemon = Daemon::build(&world, |config| {
-        config["mints"][0]["url"] = json!(proxy.url());
-        config["timing"]["mint"] = json!("3s");
-        // Nobody enters, and a port of its own might be another story's meanwhile.
-        config["gateway"]["listen"] = json!("127.0.0.1:0");
-    });
-    // For the fees that it bears: a stray's, and of locking a refund.
-    let slack = if plot.lightning { 0 } else { SLACK };
+/// The small proofs of its own, for [`Way::Merging`].
+const SMALL: u64 = 110;
+
+/// A life of a lease: bought, paid for again, stopped.
+async fn story(way: Way, mint: Option<String>, wrong: Option<Wrong>) -> Told {
+    let lightning = way == Way::Lightning;
+    let options = MintOptions {
+        // An invoice that nobody was told of is paid by nobody.
+        by_hand: lightning,
+        ..MintOptions::default()
+    };
+    let mut stage = Stage::set(options, mint, wrong).await;
+    let slack = match way {
+        Way::Lightning => 0,
+        Way::Token | Way::Held => SLACK,
+        Way::Merging => SLACK + SMALL,
+    };
+    let small = if way == Way::Merging { SMALL } else { 0 };
     if slack > 0 {
-        daemon.fill(slack).await;
+        stage.daemon.fill(slack - small, small).await;
     }
-    let log = world.dir.path().join("points");
-    let asker = Asker::start(&world).await;
-    let sat = if plot.lightning { 0 } else { 1_000 };
-    let purse = Purse::at(world.dir.path(), MintUrl(proxy.url()), sat).await;
+    let asker = Asker::start(&stage.world).await;
+    let sat = if lightning { 0 } else { 1_000 };
+    let url = MintUrl(stage.proxy.url());
+    let purse = Purse::at(stage.world.dir.path(), url, sat).await;
     let mut preimage = None;
-    let (first, second) = if plot.lightning {
+    let (first, second) = if lightning {
         let order = |seconds| Funds::Invoice(Order { seconds });
         (order(299), order(199))
     } else {
-        let first = match plot.held {
-            true => {
-                let (token, opens) = purse.hashed(30, daemon.lock_key()).await;
+        let first = match way {
+            Way::Held => {
+                let (token, opens) = purse.hashed(30, stage.daemon.lock_key()).await;
                 preimage = Some(opens);
                 token
             }
-            false => purse.token(30).await,
+            _ => purse.token(30).await,
         };
         (Funds::Token(first), Funds::Token(purse.token(20).await))
     };
-    let mut env = vec![(crash::LOG, log.to_str().unwrap().to_owned())];
-    env.extend(plot.dies_at.clone().map(|at| (crash::AT, at)));
-    proxy.arm(plot.fault);
-    daemon.launch(&env);
+    stage.launch();
+    let Stage { world, daemon, .. } = &mut stage;
 
     let wanted = Wanted {
         ssh_keys: vec![SSH_KEY.to_owned()],
@@ -228,12 +188,12 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
         refund_key: None,
     };
     let sold = match preimage {
-        None => ask(&mut daemon, &asker, &world.mint, Ask::Spawn(spawn)).await,
-        Some(preimage) => match ask(&mut daemon, &asker, &world.mint, Ask::Hold(spawn)).await {
+        None => ask(daemon, &asker, &world.mint, Ask::Spawn(spawn)).await,
+        Some(preimage) => match ask(daemon, &asker, &world.mint, Ask::Hold(spawn)).await {
             Ok(Answer::Hold(held)) => {
                 let hold = held.hold;
                 let claim = Ask::Claim(Claim { hold, preimage });
-                ask(&mut daemon, &asker, &world.mint, claim).await
+                ask(daemon, &asker, &world.mint, claim).await
             }
             other => other,
         },
@@ -249,16 +209,15 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
             funds: second.clone(),
             refund_key: None,
         });
-        let more = ask(&mut daemon, &asker, &world.mint, more).await;
-        let stop = match plot.lightning {
+        let more = ask(daemon, &asker, &world.mint, more).await;
+        let stop = match lightning {
             true => stop(lease),
             false => refund_to(&purse.refund_key(), stop(lease)),
         };
-        let stopped = ask(&mut daemon, &asker, &world.mint, stop).await;
+        let stopped = ask(daemon, &asker, &world.mint, stop).await;
         rest = Some((more, stopped));
     }
-    let points = lines(&log);
-    let (requests, waits) = proxy.disarm();
+    let told = stage.told();
     money_is_safe(&purse, &first, &sold).await;
     if let Some((more, stopped)) = &rest {
         money_is_safe(&purse, &second, more).await;
@@ -269,15 +228,9 @@ async fn story(plot: Plot, mint: Option<String>) -> Told {
             purse.take(&refund.token).await;
         }
     }
-    everything_has_ended(&mut daemon, slack).await;
+    everything_has_ended(&mut stage.daemon, slack).await;
     one_answer_each(&asker);
-    let died = plot.dies_at.is_some() && points.last() == plot.dies_at.as_ref();
-    Told {
-        points,
-        died,
-        requests,
-        struck: !waits,
-    }
+    told
 }
 
 /// No request has two different answers.
@@ -320,6 +273,12 @@ async fn everything_has_ended(daemon: &mut Daemon, slack: u64) {
             Ok(all.map(|(_, lease)| lease).collect())
         })
         .unwrap();
+    let merges = ledger.read(|reader| reader.all(&MERGES)).unwrap();
+    let merged: u64 = merges.iter().map(|(_, row)| row.cost.get()).sum();
+    assert!(
+        merges.iter().all(|(_, row)| row.open.is_none()),
+        "{merges:?}"
+    );
     let mut earned = 0;
     for lease in &leases {
         assert!(lease.balances(now()), "{lease:?}");
@@ -347,6 +306,7 @@ async fn everything_has_ended(daemon: &mut Daemon, slack: u64) {
     let stray = !orphans.is_zero() || told.iter().any(|said| daemon.log().contains(said));
     let fees = if stray { 3_000 } else { 0 };
     earned += slack * 1_000;
+    earned -= merged;
     let all = has.get() + orphans.get();
     assert!(
         (earned.saturating_sub(fees)..=earned).contains(&all),
@@ -362,54 +322,10 @@ fn owes(daemon: &Daemon) -> bool {
     money.is_null() || purses.any(|purse| purse["owed_msat"] != 0)
 }
 
-/// Tells a story for each plot; all have to end well. How many there were, and
-/// those in which nothing went wrong after all.
-#[expect(clippy::print_stderr, reason = "how much of the matrix was walked")]
-async fn tell_all<T: std::fmt::Debug>(
-    plots: Vec<(T, Plot)>,
-    mint: Option<String>,
-    happened: fn(&Told) -> bool,
-) -> (usize, Vec<T>) {
-    let all = plots.len();
-    let told = futures::stream::iter(plots).map(|(what, plot)| {
-        // A task of its own: one that fails does not end the others.
-        let told = tokio::spawn(story(plot, mint.clone()));
-        async move { (what, told.await.map(|told| happened(&told))) }
-    });
-    let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;
-    let failed = told.iter().filter(|(_, told)| told.is_err());
-    let failed: Vec<_> = failed.map(|(what, _)| what).collect();
-    assert!(
-        failed.is_empty(),
-        "see above; it went wrong after {failed:?}"
-    );
-    let missed = told
-        .into_iter()
-        .filter(|(_, told)| matches!(told, Ok(false)));
-    let missed: Vec<T> = missed.map(|(what, _)| what).collect();
-    eprintln!("{all} stories; nothing happened after all in {missed:?}");
-    (all, missed)
-}
-
-/// All stories: one in which nothing dies, and one for each point of it. Each
-/// name of a point is died at as often as `times` says.
-async fn matrix(times: u64, mint: Option<String>, way: Way) {
-    let (lightning, held) = (way == Way::Lightning, way == Way::Held);
-    let first = Plot {
-        lightning,
-        held,
-        ..Plot::default()
-    };
-    let whole = story(first, mint.clone()).await;
-    let count = |point: &String| {
-        let (_, times) = point.rsplit_once('#').unwrap();
-        times.parse::<u64>().unwrap()
-    };
-    let matrix: Vec<String> = whole
-        .points
-        .into_iter()
-        .filter(|point| count(point) <= times)
-        .collect();
+/// All stories: one in which nothing dies, and one for each point of it.
+async fn matrix(mint: Option<String>, way: Way) {
+    let whole = story(way, mint.clone(), None).await;
+    let mut matrix = at_most(1, whole.points);
     let calls: &[&str] = match way {
         Way::Token => &[
             "check", "redeem", "send", "lock", "prepare", "create", "destroy",
@@ -423,6 +339,7 @@ async fn matrix(times: u64, mint: Option<String>, way: Way) {
             "create",
             "destroy",
         ],
+        Way::Merging => &["merge", "commit of merges"],
     };
     for call in calls {
         for when in ["before", "after"] {
@@ -430,19 +347,16 @@ async fn matrix(times: u64, mint: Option<String>, way: Way) {
             assert!(matrix.contains(&point), "{point} is not in {matrix:?}");
         }
     }
-    let plots = matrix.into_iter().map(|point| {
-        let dies_at = Some(point.clone());
-        let fault = None;
-        let plot = Plot {
-            dies_at,
-            fault,
-            lightning,
-            held,
-        };
-        (point, plot)
-    });
+    if way == Way::Merging {
+        // The rest is that of the first way. The second commit books the cost.
+        matrix.retain(|point| point.contains("merge"));
+        let booked = ["before commit of merges#2", "after commit of merges#2"];
+        matrix.extend(booked.map(str::to_owned));
+    }
+    let all = matrix.len();
+    let deaths = matrix.into_iter().map(Wrong::Death).collect();
+    let missed = tell_all(deaths, |wrong| story(way, mint.clone(), wrong)).await;
     // Commits are made together as it happens, so not every one comes again.
-    let (all, missed) = tell_all(plots.collect(), mint, |told| told.died).await;
     let died = all - missed.len();
     assert!(died * 4 >= all * 3, "{missed:?}");
     // A running workload is looked at by the clock, or not at all.
@@ -450,37 +364,22 @@ async fn matrix(times: u64, mint: Option<String>, way: Way) {
         let clock = ["commit of", "observe", "note_end"];
         clock.iter().any(|name| point.contains(name))
     };
-    let calls = |point: &&String| !by_chance(point) && point.ends_with("#1");
-    assert_eq!(missed.iter().find(calls), None);
+    let call = |wrong: &&Wrong| matches!(wrong, Wrong::Death(at) if !by_chance(at));
+    assert_eq!(missed.iter().find(call), None);
 }
 
 /// One story for each request to the mint and each thing that may happen to it.
 async fn faults(mint: Option<String>) {
-    let whole = story(Plot::default(), mint.clone()).await;
-    let requests = whole.requests.into_iter();
-    let all = requests.flat_map(|(path, times)| (1..=times).map(move |n| (path.clone(), n)));
-    let all = all.flat_map(|(path, n)| Fault::ALL.map(|fault| (path.clone(), n, fault)));
-    let all: Vec<_> = all.collect();
-    let swaps = all.iter().filter(|(path, ..)| path == "/v1/swap").count();
-    assert!(swaps >= 2 * Fault::ALL.len(), "{all:?}");
-    let plots = all.into_iter().map(|fault| {
-        let dies_at = None;
-        (
-            fault.clone(),
-            Plot {
-                dies_at,
-                fault: Some(fault),
-                ..Plot::default()
-            },
-        )
-    });
+    let whole = story(Way::Token, mint.clone(), None).await;
+    let faults = crate::support::crash::faults(whole.requests);
+    let swaps = |wrong: &&Wrong| matches!(wrong, Wrong::Fault(path, ..) if path == "/v1/swap");
+    let all = faults.len();
+    assert!(faults.iter().filter(swaps).count() >= 2 * Fault::ALL.len());
     // What is asked now and then, as the mint's keysets, is not asked equally
     // often each time.
-    let (all, missed) = tell_all(plots.collect(), mint, |told| told.struck).await;
-    let struck = all - missed.len();
-    let money = |(path, ..): &&(String, u32, Fault)| path == "/v1/swap";
-    assert_eq!(missed.iter().find(money), None);
-    assert!(struck * 3 >= all * 2);
+    let missed = tell_all(faults, |wrong| story(Way::Token, mint.clone(), wrong)).await;
+    assert_eq!(missed.iter().find(swaps), None);
+    assert!((all - missed.len()) * 3 >= all * 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -508,7 +407,7 @@ async fn whatever_the_daemon_dies_at_the_money_is_in_one_place_and_each_request_
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None, Way::Token).await;
+    matrix(None, Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -520,7 +419,7 @@ async fn the_same_with_nutshell() {
         Ok(program) => Nutshell::start(program).await,
         Err(why) => skip!("{why}"),
     };
-    matrix(1, Some(nutshell.url()), Way::Token).await;
+    matrix(Some(nutshell.url()), Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -528,7 +427,7 @@ async fn whatever_it_dies_at_an_invoice_that_is_paid_is_a_lease_or_a_refund() {
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None, Way::Lightning).await;
+    matrix(None, Way::Lightning).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -536,5 +435,13 @@ async fn whatever_it_dies_at_what_was_held_is_a_lease_a_refund_or_unspent() {
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    matrix(1, None, Way::Held).await;
+    matrix(None, Way::Held).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_it_dies_at_proofs_are_merged_once_and_the_refund_is_made() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    matrix(None, Way::Merging).await;
 }

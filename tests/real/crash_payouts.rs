@@ -1,51 +1,29 @@
-//! The real `satletd` dies at every point of a withdrawal where it has an effect,
-//! and each request to the mint for it goes wrong in each way. Asked again with
-//! the same invoice, it pays once, and every satoshi is accounted for.
+//! The real `satletd` dies at every point of a payout where it has an effect, and
+//! each request to the mint for a withdrawal goes wrong in each way. Asked again
+//! with the same invoice, or left alone where it sweeps, it pays once, and every
+//! satoshi is accounted for.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use futures::StreamExt;
 use satlet::core::money::Msat;
-use satlet::core::payout::Payout;
-use satlet::demo::crash;
-use satlet::ledger::{Ledger, payouts};
+use satlet::core::payout::{Payout, PayoutState};
+use satlet::demo::mint::MintOptions;
+use satlet::ledger::{ENDED, Ledger, payouts};
+use satlet::relay::convert::now;
+use satlet::wallet::MintUrl;
 use satlet::wallet::conformance::sat;
 use satlet::wallet::fake::{Fate, invoice};
 use serde_json::{Value, json};
 
-use crate::support::proxy::{Fault, Proxy};
+use crate::support::crash::{Stage, Told, Wrong, at_most, faults, tell_all};
+use crate::support::lightning;
 use crate::support::servers::Nutshell;
+use crate::support::shop::{served, settings};
 use crate::support::world::{Daemon, LONG, World, no_sandbox, provider_wallet};
 
-/// Stories that are told at once.
-const AT_ONCE: usize = 3;
 /// What the wallet holds at first, and what is withdrawn.
 const HAS: u64 = 1000;
 const TAKES: u64 = 300;
-
-/// What goes wrong in a story.
-#[derive(Clone, Debug, Default)]
-struct Plot {
-    /// The point at which the daemon dies.
-    dies_at: Option<String>,
-    /// The request to the mint that something happens to: path, number, what.
-    fault: Option<(String, u32, Fault)>,
-}
-
-/// What happened in a story.
-struct Told {
-    points: Vec<String>,
-    requests: BTreeMap<String, u32>,
-    /// Whether what was to go wrong did.
-    happened: bool,
-}
-
-fn lines(log: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
-}
 
 /// Withdraws until it is paid, as an operator does who knows one command.
 async fn withdraw(daemon: &mut Daemon, bolt11: &str) -> Value {
@@ -74,116 +52,144 @@ async fn withdraw(daemon: &mut Daemon, bolt11: &str) -> Value {
     }
 }
 
-async fn story(plot: Plot, mint: Option<String>) -> Told {
-    let world = World::start(1).await;
-    let mint = mint.unwrap_or_else(|| world.mint.url().0);
-    let target = mint.trim_start_matches("http://").parse().unwrap();
-    let proxy = Proxy::start(target).await;
-    let mut daemon = Daemon::build(&world, |config| {
-        config["mints"][0]["url"] = json!(proxy.url());
-        config["timing"]["mint"] = json!("3s");
-        config["gateway"]["listen"] = json!("127.0.0.1:0");
-    });
-    daemon.fill(HAS).await;
-    let log = world.dir.path().join("points");
-    let mut env = vec![(crash::LOG, log.to_str().unwrap().to_owned())];
-    env.extend(plot.dies_at.clone().map(|at| (crash::AT, at)));
-    proxy.arm(plot.fault.clone());
-    daemon.launch(&env);
-
+/// An operator withdraws, and asks for the same once more.
+async fn withdrawal(mint: Option<String>, wrong: Option<Wrong>) -> Told {
+    let mut stage = Stage::set(MintOptions::default(), mint, wrong).await;
+    stage.daemon.fill(HAS, 0).await;
+    stage.launch();
     let bolt11 = invoice(sat(TAKES), Fate::Pays);
-    let paid = withdraw(&mut daemon, &bolt11).await;
-    let points = lines(&log);
-    let (requests, waits) = proxy.disarm();
-    if daemon.has_ended() {
-        daemon.start().await;
+    let paid = withdraw(&mut stage.daemon, &bolt11).await;
+    let told = stage.told();
+    if stage.daemon.has_ended() {
+        stage.daemon.start().await;
     }
-    let again = withdraw(&mut daemon, &bolt11).await;
+    let again = withdraw(&mut stage.daemon, &bolt11).await;
     assert_eq!(again, paid, "asked again, it is the same payout");
-    daemon.kill();
+    let paid = paid_once(&mut stage).await;
+    assert_eq!(paid.spent().0, sat(TAKES));
+    told
+}
 
-    let ledger = Ledger::open(&daemon.dir().join("data")).unwrap();
+/// What is left of a lease that was served is swept to an address.
+async fn sweep(mint: Option<String>, wrong: Option<Wrong>) -> Told {
+    let mut stage = Stage::set(MintOptions::default(), mint, wrong).await;
+    let server = lightning::Server::start(Fate::Pays).await;
+    stage.daemon.configure(|config| {
+        config["sweep"] = json!({ "to": server.address, "above_sat": 500, "keep_sat": 100 });
+    });
+    stage.daemon.fill(HAS, 0).await;
+    let data = stage.daemon.dir().join("data");
+    let mint = MintUrl(stage.proxy.url());
+    let tier = settings(&data, &mint.0).tiers.remove(0);
+    let lease = served(tier, &mint, sat(HAS), now());
+    let ledger = Ledger::open(&data).unwrap();
+    let put = ledger.write(move |tx| tx.put(&ENDED, lease.id.as_str(), &lease));
+    put.await.unwrap();
+    drop(ledger);
+    stage.launch();
+    let deadline = tokio::time::Instant::now() + LONG * 2;
+    loop {
+        if stage.daemon.has_ended() {
+            stage.daemon.start().await;
+        }
+        let output = tokio::task::block_in_place(|| stage.daemon.ask(&["money", "--json"]));
+        let money: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let payouts = money["payouts"].as_array().into_iter().flatten();
+        let states: Vec<&Value> = payouts.map(|payout| &payout["state"]).collect();
+        if states.iter().any(|state| *state == "paid") {
+            break;
+        }
+        if !states.is_empty() && states.iter().all(|state| *state == "failed") {
+            // Nothing was taken, for certain. It sweeps again in a minute, or
+            // when it starts.
+            stage.daemon.kill();
+        }
+        let log = stage.daemon.log();
+        assert!(tokio::time::Instant::now() < deadline, "{money}\n{log}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let told = stage.told();
+    let paid = paid_once(&mut stage).await;
+    assert!(paid.spent().0 >= sat(800), "{paid:?}");
+    told
+}
+
+/// The one payout that was made; what it says that it took is what is gone.
+async fn paid_once(stage: &mut Stage) -> Payout {
+    stage.daemon.kill();
+    let ledger = Ledger::open(&stage.daemon.dir().join("data")).unwrap();
     let all: Vec<Payout> = ledger.read(payouts).unwrap();
     drop(ledger);
-    assert_eq!(all.len(), 1, "{all:?}");
-    let (amount, fee) = all[0].spent();
-    assert_eq!(amount, sat(TAKES));
-    let known = Default::default();
-    let (has, orphans) = provider_wallet(&daemon, &known).await;
+    let is_paid = |payout: &&Payout| matches!(payout.state, PayoutState::Paid { .. });
+    let (paid, rest): (Vec<_>, Vec<_>) = all.iter().partition(is_paid);
+    let [paid] = paid[..] else { panic!("{all:?}") };
+    assert!(rest.iter().all(|payout| !payout.is_open()), "{all:?}");
+    let (has, orphans) = provider_wallet(&stage.daemon, &Default::default()).await;
     assert_eq!(orphans, Msat::ZERO);
     let gone = sat(HAS).checked_sub(has).unwrap();
+    let (amount, fee) = paid.spent();
     let spent = amount.checked_add(fee).unwrap();
     // A swap before each try, which is on no payout's books.
-    let most = spent.checked_add(sat(u64::from(all[0].tries) + 2)).unwrap();
+    let tries: u32 = all.iter().map(|payout| payout.tries).sum();
+    let most = spent.checked_add(sat(u64::from(tries) + 2)).unwrap();
     assert!(
         gone >= spent && gone <= most,
-        "{plot:?}: {gone} is gone, and the books say {spent}"
+        "{gone} is gone, and the books say {spent}"
     );
-    let died = plot.dies_at.is_some() && points.last() == plot.dies_at.as_ref();
-    Told {
-        happened: died || plot.fault.is_some() && !waits,
-        points,
-        requests,
-    }
+    paid.clone()
 }
 
-/// Tells a story for each plot; all have to end well. Those in which nothing went
-/// wrong after all.
-#[expect(clippy::print_stderr, reason = "how much of the matrix was walked")]
-async fn tell_all(plots: Vec<Plot>, mint: Option<String>) -> Vec<Plot> {
-    let all = plots.len();
-    let told = futures::stream::iter(plots).map(|plot| {
-        // A task of its own: one that fails does not end the others.
-        let told = tokio::spawn(story(plot.clone(), mint.clone()));
-        async move { (plot, told.await.map(|told| told.happened)) }
-    });
-    let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;
-    let failed: Vec<_> = told.iter().filter(|(_, told)| told.is_err()).collect();
-    assert!(failed.is_empty(), "see above; it went wrong in {failed:?}");
-    let missed = told
-        .into_iter()
-        .filter(|(_, told)| matches!(told, Ok(false)));
-    let missed: Vec<Plot> = missed.map(|(plot, _)| plot).collect();
-    eprintln!("{all} stories; nothing happened after all in {missed:?}");
-    missed
-}
-
-async fn matrix(mint: Option<String>) {
-    let whole = story(Plot::default(), mint.clone()).await;
-    // The first of each: a poll comes again and again.
-    let points = whole.points.into_iter();
-    let points: Vec<String> = points.filter(|point| point.ends_with("#1")).collect();
-    for needed in ["melt_quote", "melt", "commit of payouts"] {
+/// The points that are a payout's. Those that come by the clock come again and
+/// again: they are died at twice.
+fn of_payouts(points: Vec<String>) -> Vec<String> {
+    let mut points = at_most(2, points);
+    points.retain(|point| point.contains("melt") || point.contains("payouts"));
+    for needed in [
+        "melt_quote#1",
+        "melt#1",
+        "commit of payouts#1",
+        "commit of payouts#2",
+    ] {
         for when in ["before", "after"] {
-            let point = format!("{when} {needed}#1");
+            let point = format!("{when} {needed}");
             assert!(points.contains(&point), "{point} is not in {points:?}");
         }
     }
-    // Written down, and booked.
-    let ours = points
-        .into_iter()
-        .filter(|p| p.contains("melt") || p.contains("payouts"));
-    let twice = ["before commit of payouts#2", "after commit of payouts#2"];
-    let deaths = ours.chain(twice.map(str::to_owned)).map(|point| Plot {
-        dies_at: Some(point),
-        fault: None,
-    });
+    points
+}
+
+/// Whether a story tells nothing without this: that something is asked for the
+/// second time is as it happens, but for what is booked.
+fn vital(wrong: &&Wrong) -> bool {
+    match wrong {
+        Wrong::Death(point) => {
+            point.ends_with("#1") && !point.contains("melt_state")
+                || point.ends_with("commit of payouts#2")
+        }
+        Wrong::Fault(path, n, _) => path == "/v1/melt/bolt11" && *n == 1,
+    }
+}
+
+async fn matrix(mint: Option<String>) {
+    let whole = withdrawal(mint.clone(), None).await;
+    let deaths = of_payouts(whole.points).into_iter().map(Wrong::Death);
     let moves = |path: &str| path.contains("/melt/") || path == "/v1/swap";
     let requests = whole.requests.into_iter().filter(|(path, _)| moves(path));
-    let each =
-        requests.flat_map(|(path, times)| (1..=times.min(2)).map(move |n| (path.clone(), n)));
-    let faults = each.flat_map(|(path, n)| {
-        Fault::ALL.map(|fault| Plot {
-            dies_at: None,
-            fault: Some((path.clone(), n, fault)),
-        })
-    });
-    let missed = tell_all(deaths.chain(faults).collect(), mint).await;
-    let vital = |plot: &&Plot| {
-        let first = |(path, n, _): &(String, u32, Fault)| path == "/v1/melt/bolt11" && *n == 1;
-        plot.dies_at.is_some() || plot.fault.as_ref().is_some_and(first)
-    };
-    assert_eq!(missed.iter().filter(vital).count(), 0, "{missed:?}");
+    let requests = requests.map(|(path, times)| (path, times.min(2)));
+    let all = deaths.chain(faults(requests)).collect();
+    let missed = tell_all(all, |wrong| withdrawal(mint.clone(), wrong)).await;
+    assert_eq!(missed.iter().find(vital), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_it_dies_at_what_was_earned_is_swept_once() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    let whole = sweep(None, None).await;
+    let deaths = of_payouts(whole.points).into_iter().map(Wrong::Death);
+    let missed = tell_all(deaths.collect(), |wrong| sweep(None, wrong)).await;
+    assert_eq!(missed.iter().find(vital), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +219,7 @@ async fn an_operator_withdraws_and_sees_what_left() {
     }
     let world = World::start(1).await;
     let mut daemon = Daemon::build(&world, |_| {});
-    daemon.fill(HAS).await;
+    daemon.fill(HAS, 0).await;
     daemon.start().await;
     let ask = |daemon: &Daemon, args: &[&str]| {
         let output = tokio::task::block_in_place(|| daemon.ask(args));

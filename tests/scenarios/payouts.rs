@@ -1,12 +1,9 @@
 //! Money that leaves over Lightning. On fakes; where a server of Lightning
 //! addresses is asked, in real time.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use satlet::core::ids::{LeaseId, RequestId};
-use satlet::core::lease::{Event, Lease};
 use satlet::core::money::Msat;
 use satlet::core::payout::PayoutState;
 use satlet::ledger::{ENDED, PAYOUTS};
@@ -16,10 +13,9 @@ use satlet::provider::settings::SweepPolicy;
 use satlet::provider::{payouts, queries, solvency};
 use satlet::wallet::fake::{Fate, invoice, stale_invoice};
 use satlet::wallet::{Unit, Wallet, read_invoice};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
-use crate::support::shop::{Shop, key, spawn, stop, until};
+use crate::support::lightning::Server;
+use crate::support::shop::{Shop, key, served, spawn, stop, until};
 
 mod real_mint;
 
@@ -49,30 +45,8 @@ async fn rich(sats: u64) -> Shop {
 /// A lease that is over, for so much, and the money for it.
 async fn earn(shop: &Shop, sats: u64) {
     let (now, tier) = (shop.ctx().now(), shop.settings.tiers[0].clone());
-    let id = LeaseId::from_random(rand::random());
-    let request = RequestId::new(uuid::Uuid::new_v4());
-    let image = "host".to_owned();
-    let rate = tier.rate_msat_per_s;
-    let mut lease = Lease::reserve(id, key(9), request, tier, image, Vec::new(), now);
-    let (mint, unit) = (shop.mint.url(), "sat".to_owned());
-    let paid = Event::Paid {
-        face: sat(sats),
-        fee: Msat::ZERO,
-        patience: 300,
-        mint: mint.0.clone(),
-        unit,
-    };
-    let served = now.plus_secs(sat(sats).get() / rate);
-    let life = [
-        paid,
-        Event::Up,
-        Event::TimeOver,
-        Event::GraceOver,
-        Event::Destroyed,
-    ];
-    for (event, at) in life.into_iter().zip([now, now, served, served, served]) {
-        lease.on(event, at).unwrap();
-    }
+    let mint = shop.mint.url();
+    let lease = served(tier, &mint, sat(sats), now);
     let put = shop
         .ctx()
         .ledger()
@@ -298,77 +272,6 @@ async fn what_cannot_be_paid_is_refused_with_a_reason() {
     let failed = pay(&shop, &fails).await.unwrap();
     assert_eq!((failed.state.as_str(), failed.fee_msat), ("failed", None));
     assert_eq!(balance(&shop).await, sat(1000));
-}
-
-/// A server of Lightning addresses on loopback.
-struct Server {
-    address: String,
-    asked: Arc<AtomicU32>,
-    made: Arc<Mutex<Vec<String>>>,
-    /// What it adds to the amount that was asked for, in msat.
-    lie: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    async fn start(fate: Fate) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap();
-        let asked = Arc::new(AtomicU32::new(0));
-        let made: Arc<Mutex<Vec<String>>> = Arc::default();
-        let lie = Arc::new(AtomicU64::new(0));
-        let (count, invoices, lies) = (Arc::clone(&asked), Arc::clone(&made), Arc::clone(&lie));
-        let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut text = [0; 4096];
-                let n = stream.read(&mut text).await.unwrap_or(0);
-                let text = String::from_utf8_lossy(&text[..n]).into_owned();
-                let path = text.split_whitespace().nth(1).unwrap_or("").to_owned();
-                let body = if path == "/.well-known/lnurlp/me" {
-                    serde_json::json!({
-                        "tag": "payRequest", "callback": format!("http://{host}/pay?x=1"),
-                        "minSendable": 1000, "maxSendable": 1_000_000_000u64,
-                        "metadata": "[[\"text/plain\",\"me\"]]",
-                    })
-                } else if let Some(amount) = path.strip_prefix("/pay?x=1&amount=") {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    let amount = amount.parse::<u64>().unwrap() + lies.load(Ordering::SeqCst);
-                    let pr = invoice(Msat::new(amount), fate);
-                    invoices.lock().unwrap().push(pr.clone());
-                    serde_json::json!({ "pr": pr, "routes": [] })
-                } else {
-                    serde_json::json!({ "status": "ERROR", "reason": "nobody of that name" })
-                };
-                let body = body.to_string();
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = stream.write_all((head + &body).as_bytes()).await;
-            }
-        });
-        Self {
-            address: format!("me@{host}"),
-            asked,
-            made,
-            lie,
-            task,
-        }
-    }
-
-    fn asked(&self) -> u32 {
-        self.asked.load(Ordering::SeqCst)
-    }
-
-    fn invoices(&self) -> Vec<String> {
-        self.made.lock().unwrap().clone()
-    }
 }
 
 fn policy(server: &Server, above: u64, keep: u64) -> SweepPolicy {

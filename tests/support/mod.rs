@@ -2,8 +2,10 @@
 
 pub mod clients;
 pub mod coins;
+pub mod crash;
 pub mod elder;
 pub mod engine;
+pub mod lightning;
 pub mod local_backend;
 pub mod local_gateway;
 pub mod oci;

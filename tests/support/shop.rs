@@ -9,7 +9,7 @@ use std::time::Duration;
 use satlet::compute::fake::{FakeBackend, FakeEngine, FakeHost};
 use satlet::core::capacity::{Capacity, Resources};
 use satlet::core::ids::{EventId, LeaseId, PublicKey, RequestId};
-use satlet::core::lease::Lease;
+use satlet::core::lease::{Event, Lease};
 use satlet::core::money::Msat;
 use satlet::core::payment::lock::LockKey;
 use satlet::core::pricing::Tier;
@@ -34,8 +34,8 @@ use satlet::provider::settings::{
 use satlet::provider::stores::Stores;
 use satlet::provider::strays;
 use satlet::relay::{Channel, InboxStore, Incoming};
-use satlet::wallet::Wallet;
 use satlet::wallet::fake::{FakeMint, FakeWallet};
+use satlet::wallet::{MintUrl, Wallet};
 
 /// The mint that the shop accepts.
 pub const MINT: &str = "https://mint.test";
@@ -520,6 +520,33 @@ impl Shop {
             .unwrap();
         found.unwrap_or_else(|| panic!("no lease {id}"))
     }
+}
+
+/// A lease of somebody that is over, of which all was served.
+pub fn served(tier: Tier, mint: &MintUrl, paid: Msat, now: Timestamp) -> Lease {
+    let id = LeaseId::from_random(rand::random());
+    let image = "host".to_owned();
+    let rate = tier.rate_msat_per_s;
+    let mut lease = Lease::reserve(id, key(9), new_id(), tier, image, Vec::new(), now);
+    let bought = Event::Paid {
+        face: paid,
+        fee: Msat::ZERO,
+        patience: 300,
+        mint: mint.0.clone(),
+        unit: "sat".to_owned(),
+    };
+    let over = now.plus_secs(paid.get() / rate);
+    let life = [
+        (bought, now),
+        (Event::Up, now),
+        (Event::TimeOver, over),
+        (Event::GraceOver, over),
+        (Event::Destroyed, over),
+    ];
+    for (event, at) in life {
+        lease.on(event, at).unwrap();
+    }
+    lease
 }
 
 /// A fresh request id.

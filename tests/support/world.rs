@@ -217,7 +217,7 @@ impl House {
     /// Puts so many sat of its own into its wallet, while it does not run.
     pub(crate) async fn fill(&self, mint: MintUrl, sat: u64) {
         let dir = self.settings.data_dir.join(WALLET);
-        fill(dir, self.seed, mint, sat).await;
+        fill(dir, self.seed, mint, sat, 0).await;
     }
 
     /// Starts it on the files and machines that are there, connected and
@@ -543,14 +543,15 @@ impl Daemon {
         self.key
     }
 
-    /// Puts so many sat of its own into its wallet, while it does not run.
-    pub(crate) async fn fill(&self, sat: u64) {
+    /// Puts so many sat of its own into its wallet, while it does not run, and so
+    /// many more of one sat each.
+    pub(crate) async fn fill(&self, sat: u64, ones: u64) {
         let seed = self.seed();
         let config: Value = serde_json::from_str(&self.configuration()).unwrap();
         let mint = MintUrl(config["mints"][0]["url"].as_str().unwrap().to_owned());
         let data = self.dir.join("data");
         std::fs::create_dir_all(&data).unwrap();
-        fill(data.join(WALLET), seed, mint, sat).await;
+        fill(data.join(WALLET), seed, mint, sat, ones).await;
     }
 
     fn seed(&self) -> [u8; 64] {
@@ -716,7 +717,7 @@ impl Drop for Daemon {
 }
 
 /// Mints so many sat into the wallet in `dir`.
-async fn fill(dir: PathBuf, seed: [u8; 64], mint: MintUrl, sat: u64) {
+async fn fill(dir: PathBuf, seed: [u8; 64], mint: MintUrl, sat: u64, ones: u64) {
     let wallet = CdkWallet::open(WalletOptions {
         dir,
         seed,
@@ -728,9 +729,12 @@ async fn fill(dir: PathBuf, seed: [u8; 64], mint: MintUrl, sat: u64) {
         allow_any_mint: false,
     });
     let wallet = wallet.await.unwrap();
-    let amount = Msat::from_sat(sat).unwrap();
-    let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
-    wallet.mint_wait(&quote, LONG).await.unwrap();
+    let ones = (0..ones).map(|_| 1);
+    for sat in std::iter::once(sat).filter(|sat| *sat > 0).chain(ones) {
+        let amount = Msat::from_sat(sat).unwrap();
+        let quote = wallet.mint_quote(&mint, &Unit::Sat, amount).await.unwrap();
+        wallet.mint_wait(&quote, LONG).await.unwrap();
+    }
     wallet.close().await;
 }
 
