@@ -1,5 +1,6 @@
-//! What became of every token that went out of the wallet or came in, by what
-//! is written down here. What nobody has told is left out, not guessed.
+//! What became of every token that went out of the wallet or came in, and of every
+//! invoice that a provider asked us to pay, by what is written down here. What
+//! nobody has told is left out, not guessed.
 
 use serde::{Deserialize, Serialize};
 
@@ -119,19 +120,24 @@ pub struct Entry {
     /// Its name among refunds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_id: Option<String>,
+    /// Whether it is no token: an invoice, which somebody paid by Lightning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lightning: bool,
     /// More about it, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
 impl Client {
-    /// Every token that went out or came in, oldest first; asks nobody.
+    /// Every token that went out or came in, and every invoice that was paid or may
+    /// be, oldest first; asks nobody.
     ///
     /// # Errors
     /// The records cannot be read.
     pub fn history(&self) -> Result<Vec<Entry>, ClientError> {
         let requests = self.records.requests()?;
         let mut all: Vec<Entry> = requests.iter().filter_map(paid_out).collect();
+        all.extend(requests.iter().filter_map(ordered));
         let by_hand = self.records.given()?;
         all.extend(by_hand.iter().map(|one| given(one, &requests)));
         all.extend(self.records.taken()?.iter().map(taken));
@@ -230,6 +236,40 @@ fn paid_out(saved: &SavedRequest) -> Option<Entry> {
         lease: lease.or_else(|| asked_for(saved)),
         request_id: Some(saved.request_id),
         refund_id: None,
+        lightning: false,
+        note: match state {
+            State::Spent => String::new(),
+            _ => saved.note.clone(),
+        },
+    })
+}
+
+/// An order whose invoice was paid, or still may be; not one that is over unpaid.
+fn ordered(saved: &SavedRequest) -> Option<Entry> {
+    let invoice = saved.order.as_ref()?.invoice.as_ref()?;
+    let (state, fee, lease) = match (&saved.fate, saved.standing) {
+        (Some(Fate::Spent { lease, mint_fee }), _) => {
+            (State::Spent, *mint_fee, Some(lease.clone()))
+        }
+        (Some(_), _) => (State::Refused, None, None),
+        (None, Standing::Open | Standing::Pending) => (State::Pending, None, None),
+        (None, _) => return None,
+    };
+    Some(Entry {
+        at: Some(saved.written_at),
+        way: Way::Out,
+        purpose: saved.kind.clone(),
+        state,
+        amount_msat: invoice.amount_msat,
+        fee_msat: fee,
+        net_msat: None,
+        mint: invoice.mint.clone(),
+        unit: invoice.unit.clone(),
+        provider: Some(saved.provider),
+        lease: lease.or_else(|| asked_for(saved)),
+        request_id: Some(saved.request_id),
+        refund_id: None,
+        lightning: true,
         note: match state {
             State::Spent => String::new(),
             _ => saved.note.clone(),
@@ -269,6 +309,7 @@ fn given(given: &Given, requests: &[SavedRequest]) -> Entry {
         request_id: used.as_ref().and_then(|used| used.request_id),
         lease: used.and_then(|used| used.lease),
         refund_id: None,
+        lightning: false,
         note: String::new(),
     }
 }
@@ -292,6 +333,7 @@ fn taken(taken: &Taken) -> Entry {
         lease: None,
         request_id: None,
         refund_id: None,
+        lightning: false,
         note: String::new(),
     }
 }
@@ -318,6 +360,7 @@ fn refund(saved: &SavedRefund) -> Entry {
         lease: saved.whence.lease.clone(),
         request_id: saved.whence.request,
         refund_id: Some(refund.refund_id.clone()),
+        lightning: false,
         note: if saved.note.is_empty() {
             refund.why.clone()
         } else {

@@ -225,6 +225,12 @@ impl Client {
         mut saved: SavedRequest,
         outcome: Outcome,
     ) -> Result<Settled, ClientError> {
+        // Its invoice was written down while it was waited for.
+        if saved.order.is_some()
+            && let Ok(Some(written)) = self.records.request(&saved.request_id)
+        {
+            saved.order = written.order;
+        }
         let answer = match outcome {
             Outcome::Error(error) => return Err(self.refused(saved, &error).await),
             Outcome::Result(answer) => *answer,
@@ -353,7 +359,8 @@ impl Client {
             }
             (Money::Untouched, None) => self.close(saved, &wire.message)?,
             (Money::Taken, paid) => {
-                saved.fate = paid.map(|_| Fate::Refused);
+                let cost = paid.is_some() || saved.order.is_some();
+                saved.fate = cost.then_some(Fate::Refused);
                 self.close(saved, &wire.message)?;
             }
         }

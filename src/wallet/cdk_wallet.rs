@@ -399,6 +399,15 @@ fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> WalletError {
     ))
 }
 
+/// Where a question has no answer, nothing is unknown but that: it can be asked
+/// again, and a quote that nobody uses is forgotten.
+fn only_asked(error: WalletError) -> WalletError {
+    match error {
+        WalletError::OutcomeUnknown(why) => WalletError::MintDown(why),
+        error => error,
+    }
+}
+
 #[async_trait]
 impl Wallet for CdkWallet {
     fn inspect(&self, token: &str) -> Result<TokenInfo, WalletError> {
@@ -541,11 +550,7 @@ impl Wallet for CdkWallet {
         let asked = self.order(&actor, move |account| {
             Box::pin(async move { account.melt_quote(&bolt11).await })
         });
-        match asked.await {
-            // A quote that nobody uses is forgotten.
-            Err(WalletError::OutcomeUnknown(why)) => Err(WalletError::MintDown(why)),
-            other => other,
-        }
+        asked.await.map_err(only_asked)
     }
 
     async fn melt(
@@ -586,10 +591,7 @@ impl Wallet for CdkWallet {
         let asked = self.order(&actor, move |account| {
             Box::pin(async move { account.melt_state(&quote).await })
         });
-        match asked.await {
-            Err(WalletError::OutcomeUnknown(why)) => Err(WalletError::MintDown(why)),
-            other => other,
-        }
+        asked.await.map_err(only_asked)
     }
 
     async fn invoice(

@@ -19,7 +19,7 @@ use satlet::protocol::request::{Ask, Claim, Funds, Order, Spawn, Topup, Wanted};
 use satlet::relay::convert::now;
 use satlet::wallet::MintUrl;
 
-use crate::support::crash::{Stage, Told, Wrong, at_most, tell_all};
+use crate::support::crash::{self, Stage, Told, Wrong, at_most, strike, tell_all};
 use crate::support::proxy::Fault;
 use crate::support::servers::Nutshell;
 use crate::support::shop::{SSH_KEY, refund_to, stop};
@@ -274,7 +274,8 @@ async fn everything_has_ended(daemon: &mut Daemon, slack: u64) {
         })
         .unwrap();
     let merges = ledger.read(|reader| reader.all(&MERGES)).unwrap();
-    let merged: u64 = merges.iter().map(|(_, row)| row.cost.get()).sum();
+    let signed = |msat: Msat| i128::from(msat.get());
+    let merged: i128 = merges.iter().map(|(_, row)| signed(row.cost)).sum();
     assert!(
         merges.iter().all(|(_, row)| row.open.is_none()),
         "{merges:?}"
@@ -285,7 +286,7 @@ async fn everything_has_ended(daemon: &mut Daemon, slack: u64) {
         let books = &lease.money;
         assert_eq!(books.owed, Msat::ZERO, "{lease:?}");
         let gone = [books.mint_fees, books.refunded, books.refund_fees];
-        earned += books.paid.get() - gone.iter().map(|part| part.get()).sum::<u64>();
+        earned += signed(books.paid) - gone.into_iter().map(signed).sum::<i128>();
     }
     let known: BTreeSet<&str> = leases
         .iter()
@@ -305,11 +306,11 @@ async fn everything_has_ended(daemon: &mut Daemon, slack: u64) {
     ];
     let stray = !orphans.is_zero() || told.iter().any(|said| daemon.log().contains(said));
     let fees = if stray { 3_000 } else { 0 };
-    earned += slack * 1_000;
+    earned += i128::from(slack) * 1_000;
     earned -= merged;
-    let all = has.get() + orphans.get();
+    let all = signed(has) + signed(orphans);
     assert!(
-        (earned.saturating_sub(fees)..=earned).contains(&all),
+        (earned - fees..=earned).contains(&all),
         "the books say {earned}, the wallet has {has} and {orphans} in tokens that nobody knows"
     );
 }
@@ -369,17 +370,76 @@ async fn matrix(mint: Option<String>, way: Way) {
 }
 
 /// One story for each request to the mint and each thing that may happen to it.
-async fn faults(mint: Option<String>) {
-    let whole = story(Way::Token, mint.clone(), None).await;
-    let faults = crate::support::crash::faults(whole.requests);
-    let swaps = |wrong: &&Wrong| matches!(wrong, Wrong::Fault(path, ..) if path == "/v1/swap");
+async fn faults(mint: Option<String>, way: Way) {
+    let money = match way {
+        Way::Lightning => ["/v1/mint/quote/bolt11", "/v1/mint/bolt11"],
+        _ => ["/v1/swap", "/v1/checkstate"],
+    };
+    let whole = story(way, mint.clone(), None).await;
+    let requests = whole.requests.into_iter();
+    // An invoice is asked about until it is paid.
+    let faults = crash::faults(requests.map(|(path, times)| match path.ends_with("/*") {
+        true => (path, times.min(2)),
+        false => (path, times),
+    }));
+    for path in money {
+        let of = |wrong: &&Wrong| matches!(wrong, Wrong::Faults(all) if all[0].path == path);
+        let count = faults.iter().filter(of).count();
+        assert!(count >= 2 * Fault::ALL.len(), "{count} of {path}");
+    }
     let all = faults.len();
-    assert!(faults.iter().filter(swaps).count() >= 2 * Fault::ALL.len());
     // What is asked now and then, as the mint's keysets, is not asked equally
     // often each time.
-    let missed = tell_all(faults, |wrong| story(Way::Token, mint.clone(), wrong)).await;
-    assert_eq!(missed.iter().find(swaps), None);
+    let missed = tell_all(faults, |wrong| story(way, mint.clone(), wrong)).await;
+    let moves = |wrong: &&Wrong| matches!(wrong, Wrong::Faults(all) if all[0].path == money[0]);
+    assert_eq!(missed.iter().find(moves), None);
     assert!((all - missed.len()) * 3 >= all * 2);
+}
+
+/// The answer to a swap is lost, and then something happens to the question what
+/// came of it.
+async fn lost_twice(mint: Option<String>) {
+    let whole = story(Way::Token, mint.clone(), None).await;
+    let swaps = 1..=whole.requests["/v1/swap"];
+    let lost = swaps.map(|n| strike("/v1/swap", n, Fault::DropResponse));
+    let both = lost.flat_map(|lost| {
+        Fault::ALL.map(|fault| {
+            let found_out = strike("/v1/restore", 1, fault);
+            Wrong::Faults(vec![lost.clone(), found_out])
+        })
+    });
+    let both: Vec<Wrong> = both.collect();
+    let all = both.len();
+    let missed = tell_all(both, |wrong| story(Way::Token, mint.clone(), wrong)).await;
+    assert!((all - missed.len()) * 2 >= all, "{missed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_the_question_what_came_of_a_swap_too() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    lost_twice(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_that_question_to_nutshell() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    let nutshell = match Nutshell::program() {
+        Ok(program) => Nutshell::start(program).await,
+        Err(why) => skip!("{why}"),
+    };
+    lost_twice(Some(nutshell.url())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_a_request_about_an_invoice_it_is_a_lease_or_a_refund() {
+    if let Some(why) = no_sandbox().await {
+        skip!("{why}");
+    }
+    faults(None, Way::Lightning).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +447,7 @@ async fn whatever_happens_to_a_request_to_the_mint_the_money_is_in_one_place() {
     if let Some(why) = no_sandbox().await {
         skip!("{why}");
     }
-    faults(None).await;
+    faults(None, Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,7 +459,7 @@ async fn whatever_happens_to_a_request_to_nutshell_the_money_is_in_one_place() {
         Ok(program) => Nutshell::start(program).await,
         Err(why) => skip!("{why}"),
     };
-    faults(Some(nutshell.url())).await;
+    faults(Some(nutshell.url()), Way::Token).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

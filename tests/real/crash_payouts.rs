@@ -166,7 +166,7 @@ fn vital(wrong: &&Wrong) -> bool {
             point.ends_with("#1") && !point.contains("melt_state")
                 || point.ends_with("commit of payouts#2")
         }
-        Wrong::Fault(path, n, _) => path == "/v1/melt/bolt11" && *n == 1,
+        Wrong::Faults(strikes) => strikes[0].path == "/v1/melt/bolt11" && strikes[0].n == 1,
     }
 }
 

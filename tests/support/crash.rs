@@ -10,7 +10,7 @@ use satlet::demo::crash;
 use satlet::demo::mint::MintOptions;
 use serde_json::json;
 
-use super::proxy::{Fault, Proxy};
+use super::proxy::{Fault, Proxy, Strike};
 use super::world::{Daemon, World};
 
 /// Stories that are told at once.
@@ -21,8 +21,8 @@ const AT_ONCE: usize = 3;
 pub(crate) enum Wrong {
     /// The daemon dies at this point.
     Death(String),
-    /// This happens to the n-th request of this path to the mint.
-    Fault(String, u32, Fault),
+    /// This happens to requests to the mint.
+    Faults(Vec<Strike>),
 }
 
 /// Where a story happens.
@@ -75,10 +75,10 @@ impl Stage {
     /// Starts the daemon. Once it has died, [`Daemon::start`] starts it again.
     pub(crate) fn launch(&mut self) {
         let mut env = vec![(crash::LOG, self.log().to_str().unwrap().to_owned())];
-        let mut armed = None;
+        let mut armed = Vec::new();
         match self.wrong.clone() {
             Some(Wrong::Death(point)) => env.push((crash::AT, point)),
-            Some(Wrong::Fault(path, n, fault)) => armed = Some((path, n, fault)),
+            Some(Wrong::Faults(strikes)) => armed = strikes,
             None => {}
         }
         self.proxy.arm(armed);
@@ -92,7 +92,7 @@ impl Stage {
         let (requests, waits) = self.proxy.disarm();
         let happened = match &self.wrong {
             Some(Wrong::Death(point)) => points.last() == Some(point),
-            Some(Wrong::Fault(..)) => !waits,
+            Some(Wrong::Faults(_)) => !waits,
             None => false,
         };
         Told {
@@ -114,11 +114,18 @@ pub(crate) fn at_most(times: u64, points: Vec<String>) -> Vec<String> {
     points
 }
 
+/// This, to the n-th request of this path.
+pub(crate) fn strike(path: &str, n: u32, fault: Fault) -> Strike {
+    let path = path.to_owned();
+    Strike { path, n, fault }
+}
+
 /// One of each thing that may happen to each of these requests.
 pub(crate) fn faults(requests: impl IntoIterator<Item = (String, u32)>) -> Vec<Wrong> {
     let requests = requests.into_iter();
     let each = requests.flat_map(|(path, times)| (1..=times).map(move |n| (path.clone(), n)));
-    each.flat_map(|(path, n)| Fault::ALL.map(|fault| Wrong::Fault(path.clone(), n, fault)))
+    each.flat_map(|(path, n)| Fault::ALL.map(|fault| strike(&path, n, fault)))
+        .map(|strike| Wrong::Faults(vec![strike]))
         .collect()
 }
 

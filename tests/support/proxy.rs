@@ -39,13 +39,24 @@ impl Fault {
     ];
 }
 
+/// Something that happens to one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Its path, as [`Proxy::disarm`] counts them.
+    pub path: String,
+    /// Which of that path, from 1.
+    pub n: u32,
+    /// What.
+    pub fault: Fault,
+}
+
 #[derive(Default)]
 struct State {
     faults: BTreeMap<String, Fault>,
     seen: BTreeMap<String, u32>,
     delay: Duration,
-    /// What happens to one request of those since this was armed.
-    armed: Option<(String, u32, Fault)>,
+    /// What is still to happen to requests since this was armed.
+    armed: Vec<Strike>,
     /// Rung when what is late may go on.
     late: Arc<Notify>,
     /// How often each path was asked for since then.
@@ -57,8 +68,11 @@ impl State {
         *self.seen.entry(path.to_owned()).or_default() += 1;
         let times = self.since.entry(path.to_owned()).or_default();
         *times += 1;
-        let armed = self.armed.take_if(|(at, n, _)| at == path && n == times);
-        self.faults.remove(path).or(armed.map(|(.., fault)| fault))
+        let (path, n) = (path.to_owned(), *times);
+        let at = |strike: &Strike| strike.path == path && strike.n == n;
+        let armed = self.armed.iter().position(at);
+        let armed = armed.map(|at| self.armed.remove(at).fault);
+        self.faults.remove(&path).or(armed)
     }
 }
 
@@ -107,18 +121,19 @@ impl Proxy {
             .insert(path.to_owned(), fault);
     }
 
-    /// Counts from here on, and does this to the n-th request of this path.
-    pub fn arm(&self, armed: Option<(String, u32, Fault)>) {
+    /// Counts from here on, and does this.
+    pub fn arm(&self, armed: Vec<Strike>) {
         let mut state = self.state.lock().unwrap();
         state.since.clear();
         state.armed = armed;
     }
 
     /// How often each path was asked for since [`arm`](Self::arm), and whether
-    /// what was armed is still to come. Nothing happens any more.
+    /// some of what was armed is still to come. Nothing happens any more.
     pub fn disarm(&self) -> (BTreeMap<String, u32>, bool) {
         let mut state = self.state.lock().unwrap();
-        (state.since.clone(), state.armed.take().is_some())
+        let waits = !std::mem::take(&mut state.armed).is_empty();
+        (state.since.clone(), waits)
     }
 
     /// Lets a [`Fault::LateRequest`] go on.
@@ -233,7 +248,11 @@ async fn carry(
 fn path_of(request: &[u8]) -> String {
     let head = String::from_utf8_lossy(request);
     let path = head.split(' ').nth(1).unwrap_or_default();
-    for many in ["/v1/keys/", "/v1/melt/quote/bolt11/"] {
+    for many in [
+        "/v1/keys/",
+        "/v1/melt/quote/bolt11/",
+        "/v1/mint/quote/bolt11/",
+    ] {
         if path.starts_with(many) {
             return format!("{many}*");
         }

@@ -1,4 +1,4 @@
-//! `wallet history`: what became of every token.
+//! `wallet history`: what became of every token, and of invoices.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::consumer::history::{Entry, Way};
 pub(super) fn run(client: &Client) -> Outcome {
     let all = client.history()?;
     let text = if all.is_empty() {
-        "no token went out or came in".to_owned()
+        "no money went out or came in".to_owned()
     } else {
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
         table(
@@ -33,11 +33,15 @@ fn row(entry: &Entry) -> Vec<String> {
         Way::Out => "-",
         Way::In => "+",
     };
+    let what = match entry.lightning {
+        true => format!("{} (Lightning)", entry.purpose),
+        false => entry.purpose.clone(),
+    };
     let state = serde_json::to_value(entry.state).ok();
     let state = state.as_ref().and_then(|state| state.as_str());
     vec![
         known(entry.at.as_ref()),
-        entry.purpose.clone(),
+        what,
         format!("{sign}{}", entry.amount_msat),
         known(entry.fee_msat.as_ref()),
         state.unwrap_or("-").to_owned(),

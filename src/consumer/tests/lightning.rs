@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::consumer::client::ShowInvoice;
+use crate::consumer::history::State;
 use crate::protocol::reply::Invoice;
 
 /// Invoices that were shown.
@@ -75,6 +76,14 @@ async fn an_invoice_is_shown_once_and_its_answer_is_the_lease() {
     assert_eq!(request.ask.order().map(|order| order.seconds), Some(60));
     assert!(client.records().open_requests().unwrap().is_empty());
     assert_eq!(client.leases().unwrap().len(), 1);
+    let [paid] = &client.history().unwrap()[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (paid.state, paid.amount_msat, paid.lightning),
+        (State::Spent, PRICE, true)
+    );
+    assert_eq!(paid.lease, Some(lease_id()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,6 +147,7 @@ async fn an_order_that_was_left_is_gone_on_with() {
     assert_eq!(open[0].standing, Standing::Pending);
     let written = open[0].order.as_ref().unwrap().invoice.as_ref().unwrap();
     assert_eq!(*written, asked);
+    assert_eq!(first.history().unwrap()[0].state, State::Pending);
 
     // Another command asks and shows nothing; a status shows it again.
     let (second, shown) = client(&world, Some(SHORT));
@@ -171,6 +181,7 @@ async fn an_invoice_that_expired_is_over_and_a_late_payment_comes_back() {
         ("invoice_expired", Money::Untouched)
     );
     assert!(client.records().open_requests().unwrap().is_empty());
+    assert_eq!(client.history().unwrap(), [], "nobody has paid it");
 
     let refund = refund_of(&world.mint, SAT);
     let sent = invoice(&world.mint, SAT, SAT);
@@ -187,6 +198,10 @@ async fn an_invoice_that_expired_is_over_and_a_late_payment_comes_back() {
     let got = Msat::from_sat(SAT).unwrap();
     assert_eq!(error.refunded_msat, got);
     assert_eq!(Some(world.balance().await), before.checked_add(got));
+    let all = client.history().unwrap();
+    let mut lines: Vec<_> = all.iter().map(|one| (one.lightning, one.state)).collect();
+    lines.sort_by_key(|(lightning, _)| *lightning);
+    assert_eq!(lines, [(false, State::Received), (true, State::Refused)]);
 }
 
 #[tokio::test]

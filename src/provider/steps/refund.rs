@@ -10,6 +10,7 @@ use crate::core::purse::fee;
 use crate::ledger::LedgerError;
 use crate::provider::ctx::Ctx;
 use crate::provider::merges::{self, Need};
+use crate::provider::strays;
 use crate::wallet::{MintUrl, SentToken, Unit, WalletError};
 
 mod locked;
@@ -32,7 +33,7 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
     };
     // Until it is booked, or not made, its token is nobody's stray. Not before the
     // place: a payout has that while it waits until nothing is being made.
-    let _sending = ctx.sends.begin();
+    let sending = ctx.sends.begin();
     let key = match locked::key(ctx, lease, refund).await {
         Ok(key) => key,
         Err(error) => return Ok(again(lease, id, &error)),
@@ -55,17 +56,39 @@ pub(super) async fn make(ctx: &Arc<Ctx>, lease: &Lease, id: &str) -> Result<Take
             .await?;
             Ok(Taken::Done)
         }
-        (Err(WalletError::NoBalance { have, .. }), _) => divide(ctx, lease, refund, have).await,
-        (Err(error @ WalletError::OutcomeUnknown(_)), _) => {
-            // What it has reserved is free, or a stray, once the mint has told.
-            let found = tokio::time::timeout(operation(ctx), ctx.parts.wallet.recover());
-            if let Ok(Err(error)) = found.await {
-                tracing::warn!(%error, "the wallet could not recover");
+        (Err(error @ WalletError::NoBalance { have, .. }), _) => {
+            drop(sending);
+            // What an answer that was lost holds may be told by now.
+            find_out(ctx).await?;
+            if has_more(ctx, refund, have).await {
+                return Ok(again(lease, id, &error));
             }
+            divide(ctx, lease, refund, have).await
+        }
+        (Err(error @ WalletError::OutcomeUnknown(_)), _) => {
+            drop(sending);
+            find_out(ctx).await?;
             Ok(again(lease, id, &error))
         }
         (Err(error), _) => Ok(again(lease, id, &error)),
     }
+}
+
+/// Asks mints what came of sends whose answers were lost: what they reserved is free
+/// then, or a stray, which comes back.
+async fn find_out(ctx: &Arc<Ctx>) -> Result<(), LedgerError> {
+    let recovering = ctx.parts.wallet.recover();
+    if let Ok(Err(error)) = tokio::time::timeout(operation(ctx), recovering).await {
+        tracing::warn!(%error, "the wallet could not recover");
+    }
+    strays::look(ctx, &mut strays::Suspects::default()).await
+}
+
+/// Whether the purse of a refund holds more than it did.
+async fn has_more(ctx: &Ctx, refund: &Refund, had: Msat) -> bool {
+    let purse = (MintUrl(refund.mint.clone()), unit_of(refund));
+    let held = ctx.parts.wallet.balances().await;
+    held.is_ok_and(|held| held.get(&purse).is_some_and(|held| *held > had))
 }
 
 /// Makes a token, a plain one in any case.
