@@ -30,6 +30,8 @@ const MAX_DISK_MIB: u64 = 1024 * 1024 * 1024;
 const MAX_PIDS: u64 = 4_194_304;
 /// All the satoshi that there will ever be.
 const MAX_SAT: u64 = 2_100_000_000_000_000;
+/// What a mint is tried with: as much as most fees leave something of.
+const PROBE_SAT: u64 = 64;
 /// Ten years, in seconds.
 const MAX_LEASE: u64 = 10 * 365 * 86_400;
 
@@ -58,7 +60,8 @@ fn mint(node: &Node<'_>) -> Option<MintSetting> {
         Some(Msat::from_sat(sat))
     };
     let max_exposure = object.optional("max_exposure_sat", usual.max_exposure, sat);
-    let probe_amount = object.optional("probe_sat", usual.probe_amount, sat);
+    let probe_amount = object.optional("probe_sat", PROBE_SAT, |n| n.integer(0..=MAX_SAT));
+    let probe_amount = probe_amount.map(|sat| Msat::from_sat(sat).filter(|most| !most.is_zero()));
     object.finish();
     Some(MintSetting {
         url: url?,

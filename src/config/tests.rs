@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::core::money::Msat;
 use crate::provider::settings::{BackendSetting, PaygressSetting};
 
 const EXAMPLE: &str = include_str!("../../provider.example.json");
@@ -153,6 +154,17 @@ fn the_defaults_in_the_documentation_are_those_of_the_program() {
         checked += 1;
     }
     assert!(checked > 35, "only {checked} defaults were found");
+}
+
+#[test]
+fn a_mint_is_tried_unless_the_operator_says_no() {
+    let tried = |value: &Value| parsed(value).unwrap().settings.mints[0].probe_amount;
+    assert_eq!(tried(&least()), Msat::from_sat(64));
+    assert_eq!(
+        tried(&with("/mints/0/probe_sat", json!(8))),
+        Msat::from_sat(8)
+    );
+    assert_eq!(tried(&with("/mints/0/probe_sat", json!(0))), None);
 }
 
 #[test]

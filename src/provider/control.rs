@@ -229,6 +229,11 @@ pub struct PurseView {
     /// Refund tokens that are made and that nobody has taken yet. They have left
     /// the balance.
     pub unclaimed_msat: Msat,
+    /// Payments that are not over, by what they are over: invoices that nobody has
+    /// paid yet, holds, tokens about which the mint has not answered. Counted
+    /// nowhere else.
+    #[serde(default)]
+    pub coming_msat: Msat,
     /// Credit of owners of leases.
     pub credit_msat: Msat,
     /// Price of the time that is paid and not served.

@@ -17,8 +17,9 @@ use super::pool;
 use super::solvency;
 use crate::core::lease::{Dues, Lease, Purse};
 use crate::core::money::Msat;
+use crate::core::payment::PaymentState;
 use crate::core::time::Timestamp;
-use crate::ledger::{self, ENDED, LEASES, MERGES, PaidOut, purse_key};
+use crate::ledger::{self, ENDED, LEASES, MERGES, PAYMENTS, PaidOut, purse_key};
 use crate::protocol::offer::Offer;
 use crate::relay::session::Relays;
 
@@ -164,30 +165,64 @@ async fn purses(
     let mut books = solvency::books(leases, ctx.now()).map_err(|error| error.to_string())?;
     let held = solvency::balances(ctx).await?;
     let unexplained = solvency::unexplained(ctx).await?;
-    for purse in held.keys().chain(out.keys()) {
+    let coming = coming(ctx)?;
+    for purse in held.keys().chain(out.keys()).chain(coming.keys()) {
         books.entry(purse.clone()).or_default();
     }
     let view = |(purse, dues): (Purse, Dues)| {
-        let balance = held.get(&purse).copied().unwrap_or_default();
-        let unexplained = unexplained.get(&purse).copied().unwrap_or_default();
-        let out = out.get(&purse).copied().unwrap_or_default();
-        purse_view(ctx, purse, &dues, (balance, unexplained), out)
-            .ok_or("a sum does not fit".to_owned())
+        let of = |sums: &BTreeMap<Purse, Msat>| sums.get(&purse).copied().unwrap_or_default();
+        let beside = Beside {
+            balance: of(&held),
+            unexplained: of(&unexplained),
+            coming: of(&coming),
+            out: out.get(&purse).copied().unwrap_or_default(),
+        };
+        purse_view(ctx, purse, &dues, &beside).ok_or("a sum does not fit".to_owned())
     };
     books.into_iter().map(view).collect()
 }
 
-fn purse_view(
-    ctx: &Ctx,
-    purse: Purse,
-    dues: &Dues,
-    (balance, unexplained): (Msat, Msat),
+/// What payments are over that have begun and of which nothing is known to be ours.
+fn coming(ctx: &Ctx) -> Result<BTreeMap<Purse, Msat>, String> {
+    let all = ctx.ledger().read(|reader| reader.all(&PAYMENTS));
+    let mut sums = BTreeMap::<Purse, Msat>::new();
+    for (_, payment) in all.map_err(|error| error.to_string())? {
+        if is_coming(payment.state) {
+            let sum = sums.entry((payment.mint, payment.unit)).or_default();
+            let more = sum.checked_add(payment.face);
+            *sum = more.ok_or("a sum does not fit")?;
+        }
+    }
+    Ok(sums)
+}
+
+fn is_coming(state: PaymentState) -> bool {
+    match state {
+        PaymentState::Held
+        | PaymentState::Reserved
+        | PaymentState::Redeeming
+        | PaymentState::Unknown
+        | PaymentState::Invoiced => true,
+        PaymentState::Redeemed
+        | PaymentState::Settled
+        | PaymentState::Lapsed
+        | PaymentState::Rejected => false,
+    }
+}
+
+/// What is known of a purse beside the books of leases.
+struct Beside {
+    balance: Msat,
+    unexplained: Msat,
+    coming: Msat,
     out: PaidOut,
-) -> Option<PurseView> {
+}
+
+fn purse_view(ctx: &Ctx, purse: Purse, dues: &Dues, beside: &Beside) -> Option<PurseView> {
     let float = dues.float()?;
     let served = i64::try_from(dues.served.get()).ok()?;
     let absorbed = i64::try_from(dues.absorbed.get()).ok()?;
-    let short = float.saturating_sub(balance);
+    let short = float.saturating_sub(beside.balance);
     let since = ctx.shortfalls.since(&purse);
     let key = purse_key(&purse);
     let merges = ctx.ledger().read(|reader| reader.get(&MERGES, &key));
@@ -196,18 +231,19 @@ fn purse_view(
     Some(PurseView {
         mint,
         unit,
-        balance_msat: balance,
+        balance_msat: beside.balance,
         owed_msat: dues.owed,
         unclaimed_msat: dues.out,
+        coming_msat: beside.coming,
         credit_msat: dues.credit,
         unserved_msat: dues.unserved,
         float_msat: float,
         earned_msat: served.checked_sub(absorbed)?,
-        withdrawn_msat: out.amount,
-        payout_fees_msat: out.fees,
-        leaving_msat: out.leaving,
+        withdrawn_msat: beside.out.amount,
+        payout_fees_msat: beside.out.fees,
+        leaving_msat: beside.out.leaving,
         mint_fees_msat: dues.fees,
-        unexplained_msat: unexplained,
+        unexplained_msat: beside.unexplained,
         merge_fees_msat: merged,
         short_msat: short,
         short_since: since.filter(|_| !short.is_zero()),

@@ -91,6 +91,7 @@ impl Account {
             self.doubt(std::slice::from_ref(&saga)).await?;
         }
         self.sent.expect_melt();
+        // The transport takes out that it should be answered early.
         let confirmed = prepared
             .confirm_prefer_async_with_options(MeltConfirmOptions::skip_swap())
             .await;

@@ -12,7 +12,7 @@ use satlet::protocol::error::{Code, Money, WireError};
 use satlet::protocol::reply::{Answer, Invoice, Message, Outcome};
 use satlet::protocol::request::{Ask, Funds, Order, Quote, Spawn, Topup, Wanted};
 use satlet::provider::settings::{LightningPolicy, Settings};
-use satlet::provider::{offer, upkeep};
+use satlet::provider::{offer, queries, upkeep};
 use satlet::wallet::{Wallet, WalletError};
 
 use crate::support::shop::{MINT, SSH_KEY, Shop, body, key, new_id, spawn, status, stop, until};
@@ -149,6 +149,12 @@ async fn balance(shop: &Shop) -> Msat {
     Msat::checked_sum(balances.into_values()).unwrap()
 }
 
+/// What the operator is shown as payments that are not over.
+async fn coming(shop: &Shop) -> Msat {
+    let money = queries::money(shop.ctx()).await.unwrap();
+    Msat::checked_sum(money.purses.iter().map(|purse| purse.coming_msat)).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_paid_invoice_becomes_a_lease() {
     let shop = open().await;
@@ -163,6 +169,7 @@ async fn a_paid_invoice_becomes_a_lease() {
     pass(60).await;
     assert!(answer_now(&shop, me, id).is_none());
     assert!(shop.engine.workloads().is_empty(), "nothing is given yet");
+    assert_eq!(coming(&shop).await, sat(PRICE));
     assert!(shop.mint.pay(&invoice.bolt11));
     let Ok(Answer::Spawn(sold)) = answered(&shop, me, id).await else {
         panic!()
@@ -173,6 +180,7 @@ async fn a_paid_invoice_becomes_a_lease() {
         (sat(PRICE), Msat::ZERO)
     );
     assert_eq!(balance(&shop).await, sat(PRICE));
+    assert_eq!(coming(&shop).await, Msat::ZERO);
     assert!(
         told(&shop, me, id)
             .iter()

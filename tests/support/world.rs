@@ -513,7 +513,7 @@ impl Daemon {
             "identity": { "nsec_file": "nsec" },
             "wallet": { "mnemonic_file": "mnemonic" },
             "relays": world.relay_urls(),
-            "mints": [{ "url": world.mint_url(), "requests_per_minute": 6000 }],
+            "mints": [{ "url": world.mint_url(), "requests_per_minute": 6000, "probe_sat": 0 }],
             "tiers": [{
                 "id": "small", "cpu_millicores": 250, "memory": "128MiB", "disk": "64MiB",
                 "pids": 64, "msat_per_second": 100, "min": "10s", "max": "1d",

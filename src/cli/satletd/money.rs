@@ -74,6 +74,11 @@ fn rows(purse: &PurseView) -> Vec<Vec<String>> {
             purse.unclaimed_msat,
             "refund tokens that nobody has taken yet",
         ),
+        sum(
+            "coming",
+            purse.coming_msat,
+            "payments that are not over, open invoices among them",
+        ),
         row(
             "earned",
             signed(purse.earned_msat),

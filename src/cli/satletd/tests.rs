@@ -180,6 +180,7 @@ fn money_says_whether_it_covers_what_may_have_to_go_back() {
         withdrawn_msat: Msat::new(20_000),
         payout_fees_msat: Msat::new(2_000),
         leaving_msat: Msat::ZERO,
+        coming_msat: Msat::ZERO,
         mint_fees_msat: Msat::new(3_000),
         merge_fees_msat: Msat::ZERO,
         short_msat: Msat::ZERO,
