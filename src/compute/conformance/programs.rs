@@ -93,8 +93,10 @@ pub fn debian_line(program: &Program) -> String {
         }
         Program::ForkBomb => "timeout -s KILL 4 bash -c ':(){ :|:& };:; sleep 10'".to_owned(),
         Program::ForkMany(n) => format!(
-            "(i=0; while [ $i -lt {n} ]; do sleep 2 & i=$((i+1)); echo $i; done; wait) \
-             2>/dev/null | tail -n 1"
+            // All of them are there until the shell ends, which the first that cannot
+            // be made is the end of.
+            "(trap 'kill $p' EXIT; i=0; while [ $i -lt {n} ]; do sleep 30 & p=\"$p $!\"; \
+             i=$((i+1)); echo $i; done) 2>/dev/null | tail -n 1"
         ),
         Program::FillMemory(mib) => format!("head -c {mib}m /dev/zero | tail | wc -c"),
         Program::FillDisk(dir, mib) => fill(&[dir.as_str()], *mib),
