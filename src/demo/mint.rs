@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use cdk::Mint;
 use cdk::cdk_payment::{PaymentIdentifier, WaitPaymentResponse};
 use cdk::mint::{MintBuilder, MintMeltLimits};
-use cdk::nuts::{CurrencyUnit, PaymentMethod};
+use cdk::nuts::{CurrencyUnit, Id, PaymentMethod};
 use cdk::types::FeeReserve;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -134,6 +134,25 @@ impl TestMint {
         let quote = wallet.mint_quote(&self.url(), unit, amount).await?;
         wallet.mint_wait(&quote, Duration::from_secs(30)).await?;
         Ok(())
+    }
+
+    /// The face of all ecash in satoshi that is out: what it has issued and not
+    /// taken back, wherever it may be.
+    ///
+    /// # Errors
+    /// Of its database.
+    pub async fn outstanding(&self) -> Result<Msat> {
+        let sum = |of: HashMap<Id, cdk::Amount>| -> u64 {
+            let keysets = self.mint.keysets().keysets.into_iter();
+            let sat = keysets.filter(|keyset| keyset.unit == CurrencyUnit::Sat);
+            sat.filter_map(|keyset| of.get(&keyset.id).copied())
+                .map(u64::from)
+                .sum()
+        };
+        let issued = sum(self.mint.total_issued().await?);
+        let redeemed = sum(self.mint.total_redeemed().await?);
+        let out = issued.checked_sub(redeemed).context("more than there is")?;
+        Msat::from_sat(out).context("too much")
     }
 
     /// Pays an invoice of this mint.

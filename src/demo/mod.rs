@@ -7,6 +7,7 @@ pub mod port;
 pub mod relay;
 mod report;
 mod scene;
+pub mod store;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

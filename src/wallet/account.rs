@@ -24,7 +24,8 @@ use crate::core::payment::hash_lock::Preimage;
 /// Name of the payment's id in a transaction's metadata.
 const PAY_ID: &str = "pay_id";
 
-pub(super) type Store = Arc<dyn WalletDatabase<database::Error> + Send + Sync>;
+/// Where cdk and we keep what the wallet has.
+pub(crate) type Store = Arc<dyn WalletDatabase<database::Error> + Send + Sync>;
 
 /// One (mint, unit). Not `Debug` by derivation: cdk's wallet shows its seed.
 pub(super) struct Account {

@@ -124,6 +124,14 @@ impl CdkWallet {
     /// `Store` (the file is damaged, or another process has it open),
     /// `Malformed` (a mint's URL).
     pub async fn open(options: WalletOptions) -> Result<Self, WalletError> {
+        Self::open_with(options, |store| store).await
+    }
+
+    /// As [`open`](Self::open), on what `change` makes of the store.
+    pub(crate) async fn open_with(
+        options: WalletOptions,
+        change: impl FnOnce(Store) -> Store,
+    ) -> Result<Self, WalletError> {
         let dir = options.dir.clone();
         let opened = tokio::task::spawn_blocking(move || open_store(&dir)).await;
         let redb = opened.map_err(store)??;
@@ -131,7 +139,7 @@ impl CdkWallet {
         for mint in &options.mints {
             listed.insert(token::normalise(&mint.url)?, mint.requests_per_minute);
         }
-        let store: Store = Arc::new(redb);
+        let store = change(Arc::new(redb));
         // cdk-redb makes the table of sagas with the first write to it, and
         // cannot read it before.
         store

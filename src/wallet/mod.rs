@@ -4,7 +4,7 @@
 //! actor for each mint and unit), [`FakeWallet`](fake::FakeWallet) the one that
 //! scenario tests use; both pass the suite in `conformance`.
 
-mod account;
+pub(crate) mod account;
 mod actor;
 mod calls;
 pub mod cdk_wallet;
@@ -19,6 +19,7 @@ mod keysets;
 mod locks;
 mod melts;
 mod merge;
+mod orphans;
 mod outgoing;
 mod owner;
 mod recovery;

@@ -1,9 +1,10 @@
 //! Bringing unfinished operations to an end, and finding out about redemptions.
 //!
-//! cdk's sagas survive a crash, with three gaps that are closed here
+//! cdk's sagas survive a crash, with four gaps that are closed here
 //! (payments.md section 2): a saga whose proofs somebody else spent fails for
 //! ever (E2), a recovery can call a redemption complete without its proofs
-//! (E3b), and a token that was sent counts as unfinished until it is claimed.
+//! (E3b), a token that was sent counts as unfinished until it is claimed, and
+//! proofs can be reserved for a saga that was never written (`orphans`).
 
 use std::fmt;
 
@@ -89,6 +90,7 @@ impl Account {
 
     /// Ends the open sagas, as far as the mint answers.
     pub(super) async fn settle(&self) -> Result<Recovery, WalletError> {
+        self.free_orphans().await?;
         let (before, waiting) = self.unfinished().await?;
         if before.is_empty() {
             // cdk would ask about each of them in a request of its own.

@@ -24,16 +24,27 @@ const SPACE: (&str, &str) = ("satlet", "resync");
 impl Account {
     /// Writes down the proofs that these sagas hold. `true` where there are any.
     pub(super) async fn doubt(&self, sagas: &[WalletSaga]) -> Result<bool, WalletError> {
-        let mut ys: BTreeSet<String> = self.doubtful().await?.into_iter().collect();
+        let mut held = Vec::new();
         for saga in sagas {
             if matches!(
                 saga.state,
                 WalletSagaState::Send(_) | WalletSagaState::Swap(_) | WalletSagaState::Melt(_)
             ) {
-                let held = self.store.get_reserved_proofs(&saga.id).await;
-                ys.extend(held.map_err(store)?.iter().map(|proof| proof.y.to_hex()));
+                let reserved = self.store.get_reserved_proofs(&saga.id).await;
+                held.extend(reserved.map_err(store)?);
             }
         }
+        self.doubt_these(held.iter().map(|proof| proof.y.to_hex()))
+            .await
+    }
+
+    /// Writes these down besides. `true` where there are any now.
+    pub(super) async fn doubt_these(
+        &self,
+        more: impl Iterator<Item = String>,
+    ) -> Result<bool, WalletError> {
+        let mut ys: BTreeSet<String> = self.doubtful().await?.into_iter().collect();
+        ys.extend(more);
         if ys.is_empty() {
             return Ok(false);
         }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use cdk::nuts::{CheckStateRequest, PublicKey, State};
-use cdk_common::wallet::{OperationData, TransactionId, TransactionStatus, WalletSaga};
+use cdk_common::wallet::{TransactionId, TransactionStatus, WalletSaga};
 
 use super::WalletError;
-use super::account::{Account, ys_of};
+use super::account::Account;
 use super::errors::store;
+use super::orphans::sent_with;
 
 /// Proofs that the mint is asked about in one recovery, in one request (NUT-07).
 const MOST_ASKED: usize = 200;
@@ -23,11 +24,7 @@ impl Account {
         let turn = waiting.iter().cycle().skip(first).take(waiting.len());
         let (mut sends, mut ys) = (Vec::new(), Vec::new());
         for saga in turn {
-            let proofs = match &saga.data {
-                OperationData::Send(data) => data.proofs.as_ref().map(ys_of),
-                _ => None,
-            };
-            let own = proofs.unwrap_or_default();
+            let own = sent_with(saga);
             if !ys.is_empty() && ys.len() + own.len() > MOST_ASKED {
                 break;
             }
@@ -59,7 +56,8 @@ impl Account {
     /// Ends the saga of a token that was spent. Where we have redeemed it, its
     /// proofs are not here any more.
     async fn end_send(&self, saga: &WalletSaga) -> Result<(), WalletError> {
-        let held = self.store.get_reserved_proofs(&saga.id).await;
+        // Those of a swap inside the send do not bear its name.
+        let held = self.store.get_proofs_by_ys(sent_with(saga)).await;
         let ys = held.map_err(store)?.into_iter().map(|proof| proof.y);
         self.store
             .update_proofs_state(ys.collect(), State::Spent)

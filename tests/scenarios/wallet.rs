@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 
 use crate::support::proxy::{Fault, Proxy};
 
+mod deaths;
 mod invoices;
 mod melts;
 mod sends;

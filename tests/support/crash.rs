@@ -27,9 +27,10 @@ pub(crate) enum Wrong {
 
 /// Where a story happens.
 pub(crate) struct Stage {
-    pub(crate) world: World,
-    /// It asks its mint through the proxy, and has nothing yet.
+    /// It asks its mint through the proxy, and has nothing yet. The first to go:
+    /// what it logged and its workloads are in the world's folder.
     pub(crate) daemon: Daemon,
+    pub(crate) world: World,
     pub(crate) proxy: Proxy,
     wrong: Option<Wrong>,
 }
@@ -61,8 +62,8 @@ impl Stage {
             config["timing"]["mint"] = json!("3s");
         });
         Self {
-            world,
             daemon,
+            world,
             proxy,
             wrong,
         }
