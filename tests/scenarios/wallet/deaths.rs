@@ -19,8 +19,8 @@ use super::*;
 /// Stories that are told at once.
 const AT_ONCE: usize = 3;
 
-/// How often a thing is brought to its end before it is said to be stuck.
-const TRIES: usize = 20;
+/// After so long a thing that is not over is stuck.
+const STUCK: Duration = Duration::from_secs(40);
 
 /// What a wallet has at first.
 const HAS: u64 = 1000;
@@ -174,9 +174,21 @@ impl Task {
         }
     }
 
-    /// Brings it to its end, as who keeps books on it does after a start; whether
-    /// it is there.
+    /// Brings it to its end, asking again while it is under way. `false`: it stays
+    /// there.
     async fn end(&self, wallet: &CdkWallet, url: &MintUrl) -> Result<bool, WalletError> {
+        let began = Instant::now();
+        while !self.step(wallet, url).await? {
+            if began.elapsed() > STUCK {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(true)
+    }
+
+    /// What who keeps books on it does after a start; whether it is over.
+    async fn step(&self, wallet: &CdkWallet, url: &MintUrl) -> Result<bool, WalletError> {
         wallet.recover().await?;
         Ok(match self {
             Self::Redeem(token, _) => {
@@ -262,12 +274,8 @@ fn process(
             // How it went is seen by what is there.
             let _ = task.begin(&wallet, &url).await;
         } else {
-            for _ in 0..TRIES {
-                // Cut off, it has an error at last.
-                if !matches!(task.end(&wallet, &url).await, Ok(false)) {
-                    break;
-                }
-            }
+            // Cut off, it has an error at last.
+            let _ = task.end(&wallet, &url).await;
         }
         let _ = over.send(false);
     });
@@ -309,10 +317,7 @@ fn story(act: Act, first: Option<usize>, second: Option<usize>) -> Told {
     let (second, died) = run(Part::End, second);
     outer.block_on(async {
         let wallet = CdkWallet::open(options.clone()).await.unwrap();
-        let mut over = false;
-        for _ in 0..TRIES {
-            over = over || task.end(&wallet, &url).await.unwrap();
-        }
+        let over = task.end(&wallet, &url).await.unwrap();
         let died = if died { "died again" } else { "did not" };
         let told = format!("{act:?}: {first:?}, then {second:?}, where it {died}");
         assert!(over, "not over: {told}");
