@@ -70,6 +70,17 @@ impl Client {
             })
             .map(|saved| self.leftover(saved.request_id, wait, progress));
         let done = futures::future::join_all(work).await;
+        self.bring_home(progress).await?;
+        done.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// Takes what is ours and can be had: tokens that were locked and never sent,
+    /// once their locktime is over, and refunds that are written down. Asks mints
+    /// alone, and nobody where there is nothing.
+    ///
+    /// # Errors
+    /// The records cannot be read. That a mint does not answer is no error.
+    pub async fn bring_home(&self, progress: Progress<'_>) -> Result<(), ClientError> {
         let back = self.unlock_unsent().await?;
         if !back.is_zero() {
             progress(&format!("{back} that were locked and never sent are back"));
@@ -78,7 +89,7 @@ impl Client {
         if !refunded.is_zero() {
             progress(&format!("{refunded} that were owed came back"));
         }
-        done.into_iter().filter_map(Result::transpose).collect()
+        Ok(())
     }
 
     /// Looks after one request; `None` if it is over, unknown, or another

@@ -3,6 +3,7 @@
 mod elder;
 mod enter;
 mod gift;
+mod killed;
 mod lightning;
 mod rent;
 mod satlet;

@@ -166,7 +166,9 @@ pub(super) async fn ls(app: &App, refresh: bool, provider: Option<&str>) -> Outc
         let provider = find(&client, query, &progress).await?;
         client.list_remote(&provider, &progress).await?;
     }
-    if !client.records().open_requests()?.is_empty() {
+    if client.records().open_requests()?.is_empty() {
+        client.bring_home(&progress).await?;
+    } else {
         progress("asking for answers that did not come yet");
         client.settle(&progress).await?;
     }

@@ -12,26 +12,28 @@ use super::{App, Outcome, agreed, token_text};
 use crate::cli::output::{Done, escape, table};
 use crate::consumer::purse::unit_name;
 use crate::consumer::records::{Paid, RefundStanding};
-use crate::consumer::{Client, ClientError, Kind};
+use crate::consumer::{ClientError, Kind};
 use crate::core::money::Msat;
-use crate::wallet::{MintUrl, Unit};
+use crate::wallet::{MintUrl, Unit, read_info};
 
 /// How long an invoice is waited for, unless told otherwise.
 const INVOICE_WAIT: u64 = 600;
 
 pub(super) async fn run(app: &App, command: WalletCommand) -> Outcome {
     match command {
-        WalletCommand::Balance => balance(&app.client()?).await,
+        WalletCommand::Balance => balance(app).await,
         WalletCommand::Receive { token } => receive(app, &token).await,
         WalletCommand::Send { amount, mint, yes } => send(app, amount, mint.as_deref(), yes).await,
         WalletCommand::Mint { amount, mint } => mint_ecash(app, amount, mint.as_deref()).await,
         WalletCommand::Mints { add, remove } => mints(app, add.as_deref(), remove.as_deref()),
-        WalletCommand::Refunds => refunds(&app.client()?),
+        WalletCommand::Refunds => refunds(app).await,
         WalletCommand::History => super::history::run(&app.client()?),
     }
 }
 
-async fn balance(client: &Client) -> Outcome {
+async fn balance(app: &App) -> Outcome {
+    let client = app.client()?;
+    client.bring_home(&app.progress()).await?;
     let session = client.wallet().await?;
     let balances = session.wallet().balances().await?;
     let held: Vec<_> = balances
@@ -49,7 +51,12 @@ async fn balance(client: &Client) -> Outcome {
     let (locked, plain): (Vec<_>, Vec<_>) = out.into_iter().partition(|paid| paid.lock.is_some());
     let sum =
         |all: &[&Paid]| Msat::checked_sum(all.iter().map(|paid| paid.face)).unwrap_or(Msat::ZERO);
-    let (under_way, locked_up) = (sum(&plain), sum(&locked));
+    // Locked just before a crash, by a mint that has not said yet what came of it.
+    let begun = unsent.iter().filter(|lock| lock.locked.is_none());
+    let begun = begun.filter_map(|lock| read_info(&lock.plain).ok());
+    let begun = Msat::checked_sum(begun.map(|info| info.face)).unwrap_or(Msat::ZERO);
+    let under_way = sum(&plain).checked_add(begun).unwrap_or(begun);
+    let locked_up = sum(&locked);
     let ends = locked.iter().filter_map(|paid| paid.lock.as_ref());
     let until = ends.map(|lock| lock.locktime).max();
     let json = json!({
@@ -74,7 +81,7 @@ async fn balance(client: &Client) -> Outcome {
     if !under_way.is_zero() {
         let _ = writeln!(
             text,
-            "{under_way:>14}  in requests without an answer (satlet ls)"
+            "{under_way:>14}  in what has no answer yet (satlet ls)"
         );
     }
     if let Some(until) = until {
@@ -193,7 +200,9 @@ fn mints(app: &App, add: Option<&str>, remove: Option<&str>) -> Outcome {
     Ok(Done::new(json!({ "mints": settings.mints }), text))
 }
 
-fn refunds(client: &Client) -> Outcome {
+async fn refunds(app: &App) -> Outcome {
+    let client = app.client()?;
+    client.bring_home(&app.progress()).await?;
     let refunds = client.records().refunds()?;
     let given = client.records().given()?;
     let disputed: Vec<_> = client
