@@ -1,6 +1,7 @@
 //! The wallet, as the client uses it: opened by one process at a time, for as
 //! long as a step with money takes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +85,9 @@ pub(super) enum Landed {
     /// Not known or not possible now.
     Later(ClientError),
 }
+
+/// A mint that did not answer: there is no use in asking it for the next one.
+struct MintDown;
 
 impl Client {
     /// Opens the wallet, or shares it with another task of this process.
@@ -360,18 +364,26 @@ impl Client {
     }
 
     /// Redeems a refund that is written down; what the wallet got, if it did now.
-    pub(super) async fn receive_refund(&self, name: &str, mut saved: SavedRefund) -> Option<Msat> {
+    pub(super) async fn receive_refund(&self, name: &str, saved: SavedRefund) -> Option<Msat> {
+        self.redeem_refund(name, saved).await.unwrap_or_default()
+    }
+
+    async fn redeem_refund(
+        &self,
+        name: &str,
+        mut saved: SavedRefund,
+    ) -> Result<Option<Msat>, MintDown> {
         if !matches!(
             saved.standing,
             RefundStanding::Owed | RefundStanding::ForeignMint
         ) {
-            return None;
+            return Ok(None);
         }
-        let mut got = None;
+        let mut got = Ok(None);
         (saved.standing, saved.note) = match self.take_in(&saved.refund.token).await {
             Landed::Wallet(net) => {
                 saved.net = net;
-                got = Some(net);
+                got = Ok(Some(net));
                 (RefundStanding::Received, String::new())
             }
             Landed::Gone => (RefundStanding::Bad, "the mint says that it is spent".to_owned()),
@@ -380,7 +392,12 @@ impl Client {
                 RefundStanding::ForeignMint,
                 "its mint is not one of ours: satlet wallet mints --add URL, or redeem it elsewhere".to_owned(),
             ),
-            Landed::Later(error) => (RefundStanding::Owed, error.message),
+            Landed::Later(error) => {
+                if error.code == "mint_down" {
+                    got = Err(MintDown);
+                }
+                (RefundStanding::Owed, error.message)
+            }
         };
         if let Err(error) = self.records.save_refund(name, &saved) {
             // The next run asks the mint and finds it done.
@@ -390,21 +407,45 @@ impl Client {
     }
 
     /// Redeems all refunds that are written down and not in the wallet yet; the
-    /// sum that came in.
+    /// sum that came in. Mints are asked at the same time, and one that does not
+    /// answer is asked once, however many refunds it owes.
     ///
     /// # Errors
     /// The records cannot be read.
     pub async fn receive_refunds(&self) -> Result<Msat, ClientError> {
-        let mut sum = Msat::ZERO;
-        for (name, saved) in self.records.refunds()? {
-            if saved.standing == RefundStanding::ForeignMint && !self.trusts(&saved.refund.mint) {
-                continue;
-            }
-            if let Some(net) = self.receive_refund(&name, saved).await {
-                sum = sum.checked_add(net).unwrap_or(sum);
-            }
+        let mut owed = self.records.refunds()?;
+        owed.retain(|(_, saved)| match saved.standing {
+            RefundStanding::Owed => true,
+            RefundStanding::ForeignMint => self.trusts(&saved.refund.mint),
+            RefundStanding::Received | RefundStanding::Bad => false,
+        });
+        if owed.is_empty() {
+            return Ok(Msat::ZERO);
         }
-        Ok(sum)
+        // One session for all of them; where there is none, each says why.
+        let session = self.wallet().await.ok();
+        let mut by_mint: BTreeMap<Option<MintUrl>, Vec<_>> = BTreeMap::new();
+        for (name, saved) in owed {
+            // What the token says: its provider may have written another beside it.
+            let info = session
+                .as_ref()
+                .map(|it| it.wallet().inspect(&saved.refund.token));
+            let mint = info.and_then(Result::ok).map(|info| info.mint);
+            by_mint.entry(mint).or_default().push((name, saved));
+        }
+        let rounds = by_mint.into_values().map(async |refunds| {
+            let mut came = Vec::new();
+            for (name, saved) in refunds {
+                match self.redeem_refund(&name, saved).await {
+                    Ok(net) => came.extend(net),
+                    Err(MintDown) => break,
+                }
+            }
+            came
+        });
+        let came = futures::future::join_all(rounds).await;
+        // A sum that does not fit is no reason to fail: the money is in.
+        Ok(Msat::checked_sum(came.into_iter().flatten()).unwrap_or(Msat::new(u64::MAX)))
     }
 
     fn trusts(&self, mint: &str) -> bool {

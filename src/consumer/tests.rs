@@ -36,6 +36,7 @@ mod lightning;
 mod locks;
 mod receipts;
 mod refund_keys;
+mod refunds;
 
 const MINT: &str = "https://mint.example";
 const RATE: u64 = 100;
@@ -316,7 +317,7 @@ fn refund_of(mint: &FakeMint, sat: u64) -> Refund {
         refund_id: "r1".to_owned(),
         token: mint.token(Msat::from_sat(sat).unwrap()),
         amount_msat: Msat::from_sat(sat).unwrap(),
-        mint: MINT.to_owned(),
+        mint: mint.url().0,
         unit: "sat".to_owned(),
         why: "it failed".to_owned(),
     }
@@ -376,7 +377,7 @@ impl World {
             self.dir.path(),
             ClientOptions {
                 resend: Some(Duration::from_millis(30)),
-                settings: Some(settings),
+                settings: options.settings.or(Some(settings)),
                 wallet: Some(Arc::new(self.wallet.clone())),
                 post: Some(Arc::clone(&self.stage) as _),
                 ..options
@@ -496,73 +497,6 @@ async fn only_the_provider_s_reply_to_this_request_counts() {
 }
 
 #[tokio::test]
-async fn a_refund_in_an_error_is_received_once() {
-    let world = World::new(|_, _| vec![]);
-    let refund = refund_of(&world.mint, 5);
-    let error =
-        WireError::new(Code::ProvisioningFailed, "it broke", "").with_refund(Some(refund.clone()));
-    world
-        .stage
-        .act(move |_, _| vec![Outcome::Error(error.clone())]);
-    let client = world.client(LONG);
-    let error = world.spawn(&client).await.unwrap_err();
-    assert_eq!((error.kind.exit_code(), error.money), (5, Money::Taken));
-    assert_eq!(error.refunded_msat, sat(5));
-    assert_eq!(world.balance().await, sat(99));
-    // The same refund comes again as a notice.
-    let notice = Notice {
-        satlet: 1,
-        notice_id: "n1".to_owned(),
-        lease: lease_id(),
-        event: "refund".to_owned(),
-        message: String::new(),
-        expires_at: None,
-        refund: Some(refund),
-        receipt: None,
-    };
-    world.stage.say(key(7), &Message::Notice(notice)).await;
-    let client = world.client(LONG);
-    client.settle(&quiet).await.unwrap();
-    assert_eq!(world.balance().await, sat(99));
-    let refunds = client.records().refunds().unwrap();
-    assert_eq!(refunds.len(), 1);
-    assert_eq!(refunds[0].1.standing, RefundStanding::Received);
-    assert_eq!(world.mint.total_redeem_calls(), 1);
-}
-
-#[tokio::test]
-async fn a_refund_in_a_notice_is_received_if_we_know_the_provider() {
-    let world = World::new(|_, _| vec![leased()]);
-    let client = world.client(LONG);
-    let leased = world.spawn(&client).await.unwrap();
-    let notice = |refund: Refund| {
-        Message::Notice(Notice {
-            satlet: 1,
-            notice_id: refund.refund_id.clone(),
-            lease: lease_id(),
-            event: "refund".to_owned(),
-            message: String::new(),
-            expires_at: None,
-            refund: Some(refund),
-            receipt: None,
-        })
-    };
-    let strange = Refund {
-        refund_id: "r0".to_owned(),
-        ..refund_of(&world.mint, 3)
-    };
-    world.stage.say(key(66), &notice(strange)).await;
-    let owed = refund_of(&world.mint, 9);
-    world.stage.say(key(7), &notice(owed)).await;
-    // The notice is read before the answer, which comes after it.
-    world.stage.act(|_, _| vec![done(Answer::Status(status()))]);
-    client.status(&leased.lease, &quiet).await.unwrap();
-    client.settle(&quiet).await.unwrap();
-    assert_eq!(world.balance().await, sat(100 - 6 + 9));
-    assert_eq!(client.records().refunds().unwrap().len(), 1);
-}
-
-#[tokio::test]
 async fn a_quote_that_is_dearer_than_the_offer_is_not_paid() {
     let world = World::new(|_, _| vec![leased()]);
     let client = world.client(LONG);
@@ -573,23 +507,6 @@ async fn a_quote_that_is_dearer_than_the_offer_is_not_paid() {
         .await;
     assert_eq!(result.unwrap_err().code, "dearer_than_offer");
     assert_eq!(world.balance().await, sat(100));
-}
-
-#[tokio::test]
-async fn a_refund_of_a_mint_that_is_down_is_received_later() {
-    let world = World::new(|_, _| vec![]);
-    let refund = refund_of(&world.mint, 5);
-    let mint = world.mint.clone();
-    world.stage.act(move |_, _| {
-        mint.set_down(true);
-        let error = WireError::new(Code::ProvisioningFailed, "it broke", "");
-        vec![Outcome::Error(error.with_refund(Some(refund.clone())))]
-    });
-    world.spawn(&world.client(LONG)).await.unwrap_err();
-    assert_eq!(world.balance().await, sat(94));
-    world.mint.set_down(false);
-    world.client(LONG).settle(&quiet).await.unwrap();
-    assert_eq!(world.balance().await, sat(99));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::core::purse::{Merge, Piece};
 use crate::core::time::Timestamp;
 use crate::ledger::Ledger;
 use crate::provider::clock::SystemClock;
-use crate::provider::daemon::{Provider, Setup, StartError, open_wallet, recover};
+use crate::provider::daemon::{Provider, Setup, StartError, know_tokens, open_wallet};
 use crate::wallet::{
     Call, LockTo, Melt, MeltQuote, MintFacts, MintProbe, MintQuote, MintUrl, OutTokens,
     PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, SentToken, TokenInfo, Unit,
@@ -102,7 +102,7 @@ pub async fn start(setup: Setup) -> Result<Provider, StartError> {
         inner: wallet,
         points: Arc::clone(&points),
     });
-    recover(&ledger, &*wallet).await;
+    know_tokens(&ledger, &*wallet);
     let backend = Arc::new(Mortal {
         inner: Arc::clone(&setup.backend),
         points,

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use cdk::Mint;
 use cdk::cdk_payment::{PaymentIdentifier, WaitPaymentResponse};
 use cdk::mint::{MintBuilder, MintMeltLimits};
@@ -175,7 +179,9 @@ impl TestMint {
     async fn serve(&mut self) -> Result<()> {
         let listener = self.port.listen().await.context("listen")?;
         let methods = vec!["bolt11".to_owned()];
-        let router = cdk_axum::create_mint_router(Arc::clone(&self.mint), methods).await?;
+        let router = cdk_axum::create_mint_router(Arc::clone(&self.mint), methods)
+            .await?
+            .layer(axum::middleware::from_fn(to_the_end));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, router);
@@ -187,6 +193,14 @@ impl TestMint {
         self.server = Some(Server { stop, task });
         Ok(())
     }
+}
+
+/// Serves a request to its end, though its caller may be gone: a swap that is
+/// dropped half-way leaves its proofs pending until the mint starts again.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    tokio::spawn(next.run(request))
+        .await
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 async fn build(options: &MintOptions) -> Result<Mint> {

@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::lanes::Lanes;
 use super::mints::Mints;
 use super::offer;
+use super::opening::Opening;
 use super::paygress::ports::HeldPorts;
 use super::payouts::Payouts;
 use super::rates::Rates;
@@ -73,6 +74,8 @@ pub struct Ctx {
     pub(super) sends: Arc<Sends>,
     /// Payouts that are to be sent.
     pub(super) payouts: Payouts,
+    /// How far a start has come.
+    pub opening: Opening,
     /// How the mints are.
     pub mints: Mints,
     /// Purses that hold too little.
@@ -98,6 +101,7 @@ impl Ctx {
         Arc::new(Self {
             admission: Admission::new(&policy),
             lanes: Lanes::new(settings),
+            opening: Opening::default(),
             mints: Mints::new(settings, parts.clock.now()),
             shortfalls: Shortfalls::default(),
             sends: Arc::default(),

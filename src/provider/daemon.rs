@@ -2,7 +2,8 @@
 //! closed in the reverse.
 //!
 //! ```text
-//! ledger -> wallet (recover) -> gateway -> strays -> lost leases -> mints -> leases -> relays -> outbox -> inbox -> offer
+//! ledger -> wallet -> gateway -> lost leases -> relays -> outbox -> inbox -> leases
+//!                                                    wallet in order -> mints -> offer
 //! ```
 
 use std::sync::Arc;
@@ -47,8 +48,6 @@ pub const WALLET: &str = "wallet";
 
 /// Changes that come together make one offer.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long the start waits for what earlier runs left at mints.
-const RECOVER: Duration = Duration::from_secs(30);
 
 /// Why the provider cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +99,7 @@ impl Provider {
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
         let ledger = Ledger::open(&setup.settings.data_dir)?;
         let wallet = open_wallet(&setup.settings, setup.seed).await?;
-        recover(&ledger, &*wallet).await;
+        know_tokens(&ledger, &*wallet);
         Self::assemble(setup, ledger, wallet, Arc::new(SystemClock)).await
     }
 
@@ -147,9 +146,9 @@ impl Provider {
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         ctx.admission.set_owners(&ctx.ledger().held());
-        strays::at_start(&ctx).await;
         lost::at_start(&ctx).await;
-        mints::at_start(&ctx).await;
+        let mints = ctx.settings().mints.iter();
+        ctx.opening.begin(mints.map(|mint| mint.url.clone()));
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(
@@ -293,23 +292,14 @@ pub async fn open_wallet(
     Ok(Arc::new(wallet.await?))
 }
 
-/// Brings what an earlier run began at mints to its end, before any request is
-/// taken; a mint that is down is tried again by the upkeep.
-pub(crate) async fn recover(ledger: &Ledger, wallet: &dyn Wallet) {
+/// Tells the wallet where it finds the tokens that it made and are out.
+pub(crate) fn know_tokens(ledger: &Ledger, wallet: &dyn Wallet) {
     let books = ledger.downgrade();
     wallet.set_out_tokens(Arc::new(move || {
         let books = books.upgrade().ok_or("the ledger is closed")?;
         let tokens = strays::known(&books).map_err(|error| error.to_string())?;
         Ok(tokens.into_iter().collect())
     }));
-    match tokio::time::timeout(RECOVER, wallet.recover()).await {
-        Ok(Ok(found)) if found.recovered + found.compensated + found.unfinished > 0 => {
-            tracing::info!(?found, "the wallet had unfinished operations");
-        }
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the wallet could not recover; trying again"),
-        Err(_) => tracing::warn!("mints do not answer; recovery goes on later"),
-    }
 }
 
 /// Ends sessions of leases that let nobody in any more.
@@ -372,6 +362,8 @@ struct Publisher {
 impl Publisher {
     async fn offers(self) {
         let mut published = None;
+        // It says how mints are.
+        self.ctx.opening.mints().await;
         loop {
             match offer::current(&self.ctx).await {
                 Ok(now) => {

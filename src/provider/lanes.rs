@@ -76,12 +76,14 @@ impl Lanes {
     /// The lane is full; nothing was taken.
     pub(super) async fn enter(&self, ctx: &Ctx, ask: &Ask) -> Result<Option<Place>, Refusal> {
         if matches!(ask, Ask::Quote(_)) {
-            return self.quotes.enter().await.map(Some).ok_or_else(full);
+            let place = self.quotes.enter().await.ok_or_else(full)?;
+            ctx.opening.mints().await;
+            return Ok(Some(place));
         }
         if ask.order().is_some() {
             let mint = ctx.settings().lightning().map(|(_, mint)| mint);
-            return match mint.and_then(|mint| self.mints.get(mint)) {
-                Some(lane) => lane.enter().await.map(Some).ok_or_else(full),
+            return match mint {
+                Some(mint) => self.enter_at(ctx, mint).await,
                 None => Ok(None),
             };
         }
@@ -102,10 +104,19 @@ impl Lanes {
     ) -> Result<Option<Place>, Refusal> {
         // What is no token of an accepted mint is refused without asking one.
         let mint = ctx.parts.wallet.inspect(token).ok().map(|info| info.mint);
-        match mint.and_then(|mint| self.mints.get(&mint.0)) {
-            Some(lane) => lane.enter().await.map(Some).ok_or_else(full),
+        match mint {
+            Some(mint) => self.enter_at(ctx, &mint.0).await,
             None => Ok(None),
         }
+    }
+
+    async fn enter_at(&self, ctx: &Ctx, mint: &str) -> Result<Option<Place>, Refusal> {
+        let Some(lane) = self.mints.get(mint) else {
+            return Ok(None);
+        };
+        let place = lane.enter().await.ok_or_else(full)?;
+        ctx.opening.mint(mint).await;
+        Ok(Some(place))
     }
 }
 

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use super::answers;
 use super::ctx::Ctx;
 use super::handlers::describe;
-use super::solvency;
 use crate::compute::{Handle, Image, Observed, Owned, WorkloadSpec};
 use crate::core::ids::{PublicKey, RequestId};
 use crate::core::lease::{Books, Lease, Phase, Purses};
@@ -89,8 +88,7 @@ pub(super) fn note(ctx: &Ctx, lease: &Lease) -> Result<String, LedgerError> {
     serde_json::to_string(&note).map_err(|error| LedgerError::Rule(error.to_string()))
 }
 
-/// Rebuilds leases before anything else is done, and says what money is not
-/// explained.
+/// Rebuilds leases before anything else is done.
 pub async fn at_start(ctx: &Arc<Ctx>) {
     match tokio::time::timeout(AT_START, ctx.parts.backend.list_owned()).await {
         Ok(Ok(owned)) => {
@@ -102,14 +100,6 @@ pub async fn at_start(ctx: &Arc<Ctx>) {
         }
         Ok(Err(error)) => tracing::warn!(%error, "workloads are looked at later"),
         Err(_) => tracing::warn!("the backend does not answer; workloads are looked at later"),
-    }
-    match solvency::unexplained(ctx).await {
-        Ok(found) => {
-            for ((mint, unit), amount) in found {
-                tracing::warn!(%mint, %unit, %amount, "ecash that no row of the ledger explains; it is not counted as earned");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "whether all ecash is explained is not known"),
     }
 }
 

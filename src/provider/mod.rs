@@ -20,6 +20,7 @@ pub mod lost;
 pub mod merges;
 pub mod mints;
 pub mod offer;
+pub mod opening;
 pub mod paygress;
 pub mod payouts;
 mod pool;

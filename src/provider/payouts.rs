@@ -131,6 +131,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     let mut asked = Asked::default();
     let mut sweeps = sweep::Sweeps::default();
     let mut sending = FuturesUnordered::new();
+    ctx.opening.wallet().await;
     loop {
         tokio::select! {
             _ = tick.tick() => {

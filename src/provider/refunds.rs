@@ -82,6 +82,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut asked = Asked::default();
+    ctx.opening.wallet().await;
     loop {
         tick.tick().await;
         if let Err(error) = round(&ctx, &mut asked).await {

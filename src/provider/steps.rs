@@ -84,6 +84,11 @@ pub(super) async fn take(
     step: Step,
     bell: &Notify,
 ) -> Result<Taken, LedgerError> {
+    match step {
+        Step::Redeem(_) | Step::Resolve(_) | Step::Collect(_) => ctx.opening.turn().await,
+        Step::MakeRefund(_) => ctx.opening.wallet().await,
+        _ => {}
+    }
     let paid = |id| payments.into_iter().find(|payment| payment.id == id);
     match step {
         Step::Redeem(id) => match paid(id) {

@@ -47,6 +47,7 @@ pub(super) async fn run(ctx: Arc<Ctx>) {
         tick.tick().await;
         counts = admission::report(&ctx, counts);
         orphans(&ctx).await;
+        ctx.opening.wallet().await;
         match tokio::time::timeout(CALL, ctx.parts.wallet.recover()).await {
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the wallet could not recover"),

@@ -14,8 +14,9 @@ use cdk_common::wallet::{
     TransactionId, TransactionStatus, WalletSaga, WalletSagaState,
 };
 
-use super::account::{Account, Trace, overlap, points, ys_of};
+use super::account::{Account, Trace, overlap, points};
 use super::errors::{nothing_sent, store};
+use super::orphans::sent_with;
 use super::token::Read;
 use super::{PendingSend, ProofsState, Recovery, Redeemed, RedemptionState, WalletError};
 use crate::core::money::Msat;
@@ -395,17 +396,10 @@ impl Account {
     /// back, less the mint's fee.
     pub(super) async fn reclaim(&self, read: &Read) -> Result<Msat, WalletError> {
         let ys = points(&read.info.ys)?;
-        let sent = self
-            .sagas()
-            .await?
+        let sagas = self.sagas().await?;
+        let sent = sagas
             .into_iter()
-            .find(|saga| match &saga.data {
-                OperationData::Send(data) => data
-                    .proofs
-                    .as_ref()
-                    .is_some_and(|proofs| overlap(&ys_of(proofs), &ys)),
-                _ => false,
-            });
+            .find(|saga| overlap(&sent_with(saga), &ys));
         let Some(saga) = sent else {
             return Err(WalletError::Refused(
                 "this wallet has no such token that is not claimed".to_owned(),

@@ -12,6 +12,7 @@ mod locked_refunds;
 mod locks;
 pub mod lost;
 mod mints;
+mod opening;
 mod paygress;
 mod payouts;
 mod pool;

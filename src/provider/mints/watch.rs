@@ -14,6 +14,7 @@ use crate::core::purse::to_try;
 use crate::core::time::Timestamp;
 use crate::provider::ctx::Ctx;
 use crate::provider::merges::{self, Done};
+use crate::provider::opening;
 use crate::wallet::{MintUrl, Unit, WalletError};
 
 /// Between two looks at what came of requests.
@@ -28,8 +29,9 @@ const SOON: u64 = 60;
 /// The same of one that is not fit.
 const LATER: u64 = 600;
 
-/// Runs a look every few seconds.
+/// Does what a start asks of mints, and then a look every few seconds.
 pub async fn run(ctx: Arc<Ctx>) {
+    opening::run(&ctx).await;
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -47,11 +49,15 @@ pub async fn at_start(ctx: &Ctx) {
     for url in &urls {
         ctx.mints.learn(url, News::Asked, now);
     }
-    let probes = join_all(urls.iter().map(|url| first_probe(ctx, url)));
+    let probes = join_all(urls.iter().map(async |url| {
+        first_probe(ctx, url).await;
+        ctx.opening.told(url);
+    }));
     if tokio::time::timeout(AT_START, probes).await.is_err() {
         tracing::warn!("some mints have not told what they offer; they are asked again");
     }
     holdings(ctx).await;
+    ctx.opening.all_told();
 }
 
 async fn first_probe(ctx: &Ctx, url: &str) {

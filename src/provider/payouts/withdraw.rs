@@ -52,6 +52,7 @@ pub async fn withdraw(ctx: &Ctx, ask: Withdrawal) -> Result<PayoutView, String> 
         (None, Some(Amount::All)) => None,
         (None, None) => return Err("say how much, or all, with --amount".to_owned()),
     };
+    ctx.opening.wallet().await;
     let (purse, standing) = choose(ctx, &ask, wanted).await?;
     let mut amount = match wanted {
         Some(amount) => amount,

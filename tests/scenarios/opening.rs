@@ -1,0 +1,84 @@
+//! A daemon that starts while a mint does not answer: who asks is served, who pays
+//! waits for the mint that they pay at, and what is owed waits for the wallet.
+
+use satlet::core::lease::RefundState;
+use satlet::protocol::reply::{Answer, LeaseState};
+use satlet::provider::settings::MintSetting;
+
+use crate::support::proxy::Proxy;
+use crate::support::shop::{self, Shop, body, key, new_id, spawn, status, stop};
+use crate::support::world::{Asker, House, LONG, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_that_hangs_at_the_start_keeps_nobody_waiting_who_asks_or_pays_elsewhere() {
+    let world = World::start(1).await;
+    let mut house = House::build(&world, 1);
+    let asker = Asker::start(&world).await;
+    let (to, purse) = (house.key(), world.purse(400).await);
+    let sold = async |token: String| match asker.ask(&to, spawn(token)).await {
+        Ok(Answer::Spawn(sold)) => sold.status.lease,
+        other => panic!("no lease: {other:?}"),
+    };
+    house.start().await;
+    let lease = sold(purse.token(100).await).await;
+    house.stop().await;
+
+    let hung = Proxy::start(world.mint.addr()).await;
+    hung.set_delay(LONG);
+    house.settings.mints.push(MintSetting {
+        url: hung.url(),
+        ..MintSetting::default()
+    });
+    house.start().await;
+    let Ok(Answer::Status(now)) = asker.ask(&to, status(&lease)).await else {
+        panic!("no status")
+    };
+    assert_eq!(now.state, LeaseState::Active);
+    assert_ne!(sold(purse.token(100).await).await, lease);
+    assert!(hung.seen_below("/v1/") > 0, "it was asked");
+    let opening = &house.ctx().opening;
+    assert!(!opening.is_over(), "and has not told, nor is its time over");
+    house.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_moves_money_waits_until_the_wallet_is_in_order() {
+    let mut shop = Shop::open().await;
+    let sold = shop.spawn(key(1), 100).await;
+    shop.crash().await;
+    shop.start().await;
+    let (opening, mint) = (&shop.ctx().opening, shop.mint.url().0);
+    opening.begin([mint.clone()].into_iter());
+    let (paid, ended) = (new_id(), new_id());
+    let token = shop
+        .mint
+        .token(satlet::core::money::Msat::from_sat(100).unwrap());
+    shop.deliver(key(2), body(paid, spawn(token.clone()))).await;
+    let lease = sold.status.lease;
+    shop.deliver(key(1), body(ended, stop(&lease))).await;
+    // Nothing but questions is answered, for however long.
+    for _ in 0..10 {
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        shop.ask(key(1), status(&lease)).await.unwrap();
+    }
+    assert!(shop.answer_now(key(2), paid).is_none());
+    assert!(!shop.mint.is_spent(&token));
+    assert!(matches!(
+        shop.lease(&lease).refunds[0].state,
+        RefundState::Owed
+    ));
+
+    // At that mint what an earlier run began comes first; then who pays is served.
+    opening.queued();
+    opening.told(&mint);
+    let Ok(Answer::Spawn(_)) = shop.answer(key(2), paid).await else {
+        panic!("no lease")
+    };
+    let refund = || shop.lease(&lease).refunds[0].state.clone();
+    assert!(matches!(refund(), RefundState::Owed));
+    opening.wallet_is_ready();
+    shop::until("the refund is made", || {
+        matches!(refund(), RefundState::Made { .. })
+    })
+    .await;
+}
