@@ -30,7 +30,7 @@ const MANY: usize = 8;
 /// Changes that are not let wait for more.
 const ENOUGH: usize = 64;
 /// What many askers wait for each other at most.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(8);
 
 /// Says what became of a change, once the batch is committed or not.
 type Answer = Box<dyn FnOnce(&Result<(), LedgerError>) + Send>;
