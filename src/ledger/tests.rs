@@ -4,8 +4,18 @@ mod views;
 use super::*;
 use crate::core::time::Timestamp;
 
+/// Opens it, also where a program that another test is just starting has a copy
+/// of the lock: it inherits all files until it is there.
 fn open(dir: &tempfile::TempDir) -> Ledger {
-    Ledger::open(dir.path()).unwrap()
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        match Ledger::open(dir.path()) {
+            Err(LedgerError::Locked(_)) if std::time::Instant::now() < patience => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 #[tokio::test]
