@@ -146,9 +146,10 @@ impl Provider {
         let ctx = Ctx::new(parts);
         doors.set(LedgerDoors(Arc::clone(&ctx)));
         ctx.admission.set_owners(&ctx.ledger().held());
-        lost::at_start(&ctx).await;
+        // Before any lease has a task.
         let mints = ctx.settings().mints.iter();
         ctx.opening.begin(mints.map(|mint| mint.url.clone()));
+        lost::at_start(&ctx).await;
         let relays = Relays::start(keys.clone(), &urls, relays)?;
         let stores = Arc::new(Stores::new(Arc::clone(&ctx)));
         let outbox = Outbox::start(

@@ -94,6 +94,11 @@ impl Opening {
         self.left(|left| !left.queue && !left.wallet && left.mints.is_empty())
     }
 
+    /// Nobody waits any more.
+    fn end(&self) {
+        self.0.send_replace(Left::default());
+    }
+
     fn left(&self, what: impl FnOnce(&Left) -> bool) -> bool {
         what(&self.0.borrow())
     }
@@ -104,13 +109,24 @@ impl Opening {
     }
 }
 
+/// Lets all of them go, also where a start dies on the way.
+struct LetGo<'a>(&'a Opening);
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Does it; nothing of it where it is over.
 pub async fn run(ctx: &Arc<Ctx>) {
     let opening = &ctx.opening;
+    let _end = LetGo(opening);
     let mut wallet = pin!(async {
         if opening.left(|left| left.wallet) {
             recover(ctx).await;
             strays::at_start(ctx).await;
+            report(ctx).await;
             opening.wallet_is_ready();
         }
     });
@@ -126,7 +142,6 @@ pub async fn run(ctx: &Arc<Ctx>) {
         true => mints.await,
         false => drop(tokio::join!(wallet, mints)),
     }
-    report(ctx).await;
 }
 
 /// Brings what an earlier run began at mints to its end; a mint that is down is

@@ -84,11 +84,7 @@ pub(super) async fn take(
     step: Step,
     bell: &Notify,
 ) -> Result<Taken, LedgerError> {
-    match step {
-        Step::Redeem(_) | Step::Resolve(_) | Step::Collect(_) => ctx.opening.turn().await,
-        Step::MakeRefund(_) => ctx.opening.wallet().await,
-        _ => {}
-    }
+    let_open(ctx, &step, &payments).await;
     let paid = |id| payments.into_iter().find(|payment| payment.id == id);
     match step {
         Step::Redeem(id) => match paid(id) {
@@ -122,6 +118,21 @@ pub(super) async fn take(
         Step::MakeRefund(id) => refund::make(ctx, &lease, &id).await,
         Step::Warn(lead) => tell(ctx, &lease.id, Event::Warned(lead)).await,
         Step::Look => look(ctx, &lease).await,
+    }
+}
+
+/// Waits until a start has come so far that this step may be taken.
+async fn let_open(ctx: &Ctx, step: &Step, payments: &[Payment]) {
+    match step {
+        // A refusal is its last word, and the mint may only just be starting too.
+        Step::Redeem(id) => {
+            if let Some(payment) = payments.iter().find(|payment| payment.id == *id) {
+                ctx.opening.mint(&payment.mint).await;
+            }
+        }
+        Step::Resolve(_) | Step::Collect(_) => ctx.opening.turn().await,
+        Step::MakeRefund(_) => ctx.opening.wallet().await,
+        _ => {}
     }
 }
 

@@ -577,7 +577,11 @@ impl Wallet for CdkWallet {
 
     async fn pieces(&self, mint: &MintUrl, unit: &Unit) -> Result<Vec<Piece>, WalletError> {
         let actor = self.at(mint, unit)?;
-        self.ask(actor.account().pieces()).await
+        // In its turn: what an operation that was cut off has is not to be picked.
+        self.anyway(&actor, |account| {
+            Box::pin(async move { account.pieces().await })
+        })
+        .await
     }
 
     async fn merge(&self, mint: &MintUrl, unit: &Unit, merge: &Merge) -> Result<Msat, WalletError> {

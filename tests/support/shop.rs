@@ -57,6 +57,8 @@ pub struct Shop {
     pub settings: Settings,
     /// Used in place of `wallet`, where there is one.
     pub purse: Option<Arc<dyn Wallet>>,
+    /// It starts as a daemon whose mints have not answered yet.
+    pub slow: bool,
     running: Option<Running>,
     clock: TokioClock,
 }
@@ -246,6 +248,7 @@ impl Shop {
             mint,
             settings,
             purse,
+            slow: false,
             running: None,
             clock,
         };
@@ -282,6 +285,10 @@ impl Shop {
             },
             ports: Some(Arc::new(self.ports.clone())),
         });
+        if self.slow {
+            let mints = self.settings.mints.iter();
+            ctx.opening.begin(mints.map(|mint| mint.url.clone()));
+        }
         strays::at_start(&ctx).await;
         lost::at_start(&ctx).await;
         ports::sync(&ctx).await.unwrap();

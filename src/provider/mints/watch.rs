@@ -31,12 +31,17 @@ const LATER: u64 = 600;
 
 /// Does what a start asks of mints, and then a look every few seconds.
 pub async fn run(ctx: Arc<Ctx>) {
-    opening::run(&ctx).await;
+    tokio::join!(opening::run(&ctx), looks(&ctx));
+}
+
+/// A look every few seconds, once all mints were asked.
+async fn looks(ctx: &Ctx) {
+    ctx.opening.mints().await;
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        look(&ctx).await;
+        look(ctx).await;
     }
 }
 
@@ -49,6 +54,8 @@ pub async fn at_start(ctx: &Ctx) {
     for url in &urls {
         ctx.mints.learn(url, News::Asked, now);
     }
+    // Who pays at one that has told is not to find out later that it is full.
+    holdings(ctx).await;
     let probes = join_all(urls.iter().map(async |url| {
         first_probe(ctx, url).await;
         ctx.opening.told(url);
@@ -56,7 +63,10 @@ pub async fn at_start(ctx: &Ctx) {
     if tokio::time::timeout(AT_START, probes).await.is_err() {
         tracing::warn!("some mints have not told what they offer; they are asked again");
     }
-    holdings(ctx).await;
+    // What a probe has swapped.
+    if holdings(ctx).await {
+        ctx.changed.notify_one();
+    }
     ctx.opening.all_told();
 }
 
