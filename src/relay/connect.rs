@@ -58,6 +58,13 @@ pub(super) async fn addresses(url: &str, public_only: bool) -> Result<Vec<Socket
     let url = url::Url::parse(url).map_err(|e| e.to_string())?;
     let port = url.port_or_known_default().ok_or("the URL has no port")?;
     let mut found: Vec<SocketAddr> = match url.host() {
+        // Also where the host's files do not name it (RFC 6761, section 6.3).
+        Some(url::Host::Domain("localhost")) => {
+            vec![
+                (Ipv4Addr::LOCALHOST, port).into(),
+                (Ipv6Addr::LOCALHOST, port).into(),
+            ]
+        }
         Some(url::Host::Domain(name)) => tokio::net::lookup_host((name, port))
             .await
             .map_err(|e| format!("cannot resolve {name}: {e}"))?
